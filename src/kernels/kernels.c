@@ -1,0 +1,120 @@
+/* Which kernel sets there are, and the matmul that picks between GEMV and GEMM. */
+#include "kernels/kernels.h"
+
+const ss_pack_info ss_packs[SS_PACK_COUNT] = {
+    [SS_PACK_F32] = {"f32", 4, 1, 0, 0},
+    [SS_PACK_F16] = {"f16", 2, 1, 0, 0},
+    [SS_PACK_BF16] = {"bf16", 2, 1, 0, 0},
+    [SS_PACK_4] = {"4", sizeof(ss_block4), 0, 0, 8},
+    [SS_PACK_4M] = {"4m", sizeof(ss_block4m), 0, 1, 0},
+    [SS_PACK_5] = {"5", sizeof(ss_block5), 0, 0, 16},
+    [SS_PACK_5M] = {"5m", sizeof(ss_block5m), 0, 1, 0},
+    [SS_PACK_6] = {"6", sizeof(ss_block6), 0, 0, 32},
+    [SS_PACK_8] = {"8", sizeof(ss_block8), 0, 0, 0},
+};
+
+const ss_kernels *ss_kernels_at(size_t i) {
+  const ss_kernels *sets[4];
+  size_t n = 0;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    sets[n++] = &ss_kernels_avx512vnni;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) sets[n++] = &ss_kernels_avx2;
+#elif defined(__aarch64__)
+  sets[n++] = &ss_kernels_neon;
+#elif defined(__wasm_relaxed_simd__)
+  sets[n++] = &ss_kernels_wasm_relaxed;
+#elif defined(__wasm_simd128__)
+  sets[n++] = &ss_kernels_wasm_simd128;
+#endif
+  sets[n++] = &ss_kernels_scalar;
+  return i < n ? sets[i] : NULL;
+}
+
+const ss_kernels *ss_kernels_find(const char *name) {
+  const ss_kernels *k;
+  for (size_t i = 0; (k = ss_kernels_at(i)); i++) {
+    if (!name) return k;
+    size_t c = 0;
+    while (name[c] && name[c] == k->name[c]) c++;
+    if (name[c] == k->name[c]) return k;
+  }
+  return NULL;
+}
+
+const char *ss_kernels_name(const ss_kernels *kernels) { return kernels->name; }
+
+void ss_matmul(const ss_kernels *k, float *y, size_t y_stride, const ss_matrix *w, size_t first, size_t end,
+               const ss_acts *x, void *panel) {
+  if (first >= end) return;
+  const uint8_t *data = (const uint8_t *)w->data + first * ss_pack_group_bytes(w->pack, w->cols);
+  const size_t n_groups = end - first, n_blocks = w->cols / SS_COLS;
+  y += first * SS_ROWS;
+  if (ss_packs[w->pack].is_float)
+    k->fgemm[w->pack](y, y_stride, data, n_groups * SS_ROWS, w->cols, x->x, x->n_tokens);
+  else if (x->n_tokens == 1)
+    k->gemv[w->pack](y, data, n_groups, n_blocks, x->q, x->b);
+  else
+    k->gemm[w->pack](y, y_stride, data, n_groups, n_blocks, x->q, x->b, x->n_tokens, panel);
+}
+
+void ss_hadamard(float *x, size_t n) {
+  for (size_t i = 0; i < n; i += SS_COLS, x += SS_COLS)
+    for (size_t half = SS_COLS / 2; half; half /= 2)
+      for (size_t j = 0; j < SS_COLS; j += 2 * half)
+        for (size_t k = j; k < j + half; k++) {
+          const float a = x[k], b = x[k + half];
+          x[k] = a + b;
+          x[k + half] = a - b;
+        }
+}
+
+void ss_matrix_row(float *x, const ss_matrix *w, uint32_t row) {
+  const uint8_t *group = (const uint8_t *)w->data + (row / SS_ROWS) * ss_pack_group_bytes(w->pack, w->cols);
+  const unsigned r = row % SS_ROWS;
+  for (uint32_t c = 0; c < w->cols; c++) {
+    const unsigned k = c % SS_COLS, j = k / 4, t = 4 * r + k % 4;
+    const size_t i = c / SS_COLS;
+    switch (w->pack) {
+      case SS_PACK_F32: x[c] = ((const float *)(const void *)group)[(size_t)r * w->cols + c]; break;
+      case SS_PACK_F16: x[c] = ss_float_of_half(((const uint16_t *)(const void *)group)[(size_t)r * w->cols + c]); break;
+      case SS_PACK_BF16:
+        x[c] = ss_float_of_bits((uint32_t)((const uint16_t *)(const void *)group)[(size_t)r * w->cols + c] << 16);
+        break;
+#define NIBBLE(b) ((b)->q[32 * (j % 4) + t] >> (j < 4 ? 0 : 4) & 15)
+      case SS_PACK_4: {
+        const ss_block4 *b = (const ss_block4 *)(const void *)group + i;
+        x[c] = b->d[r] * (float)(NIBBLE(b) - 8);
+        break;
+      }
+      case SS_PACK_4M: {
+        const ss_block4m *b = (const ss_block4m *)(const void *)group + i;
+        x[c] = b->d[r] * (float)NIBBLE(b) + b->m[r];
+        break;
+      }
+      case SS_PACK_5: {
+        const ss_block5 *b = (const ss_block5 *)(const void *)group + i;
+        x[c] = b->d[r] * (float)((NIBBLE(b) | (b->h[t] >> j & 1) << 4) - 16);
+        break;
+      }
+      case SS_PACK_5M: {
+        const ss_block5m *b = (const ss_block5m *)(const void *)group + i;
+        x[c] = b->d[r] * (float)(NIBBLE(b) | (b->h[t] >> j & 1) << 4) + b->m[r];
+        break;
+      }
+      case SS_PACK_6: {
+        const ss_block6 *b = (const ss_block6 *)(const void *)group + i;
+        x[c] = b->d[k / 16][r] * (float)((NIBBLE(b) | (b->h[32 * (j / 4) + t] >> 2 * (j % 4) & 3) << 4) - 32);
+        break;
+      }
+#undef NIBBLE
+      case SS_PACK_8: {
+        const ss_block8 *b = (const ss_block8 *)(const void *)group + i;
+        x[c] = b->d[r] * (float)b->q[32 * j + t];
+        break;
+      }
+      case SS_PACK_COUNT: break;
+    }
+  }
+}

@@ -1,0 +1,354 @@
+/* Relaxed SIMD: products of whole bytes. One operand is signed, the other must be 0..127: then every engine gives the
+ * same exact number. For codes below 128 the signed one is the activation; 8-bit codes see below.
+ *
+ * Two ways to sum, both exact; which one is faster depends on the processor, so there is a set of each:
+ *
+ *   wasm-relaxed       i16x8.relaxed_dot_i8x16_i7x16: neighbouring products are added into 16 bits, and these sums are
+ *                      added up as long as they cannot overflow. x86 without AVX-VNNI: 2 instructions for 16 products.
+ *   wasm-relaxed-dot   i32x4.relaxed_dot_i8x16_i7x16_add: four products into 32 bits. One instruction on ARM and with
+ *                      AVX-VNNI, but five on other x86. */
+#include "kernels/wasm_common.h"
+
+/* Steps of 4 columns whose 16-bit sums cannot overflow: 2 * 127 * (largest code) * steps <= 32767. */
+SS_INLINE unsigned safe_steps(ss_pack pack) {
+  return pack == SS_PACK_6 ? 2 : pack == SS_PACK_5 || pack == SS_PACK_5M ? 4 : 8;
+}
+
+/* A sum over steps of 4 columns for 4 rows. What is narrow is not yet in wide. */
+typedef struct partial {
+  v128_t narrow, wide; /* sums of 2 columns in 16 bits; of 4 in 32 */
+  unsigned n_narrow; /* steps in narrow; a constant once unrolled */
+  bool has_wide;
+} partial;
+
+SS_INLINE void widen(partial *p) {
+  if (!p->n_narrow) return;
+  const v128_t sums = wasm_i32x4_extadd_pairwise_i16x8(p->narrow);
+  p->wide = p->has_wide ? wasm_i32x4_add(p->wide, sums) : sums;
+  p->has_wide = true;
+  p->n_narrow = 0;
+}
+SS_INLINE void add_step(bool dot32, ss_pack pack, partial *p, v128_t q, v128_t codes) {
+  if (dot32) {
+    p->wide = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(q, codes, p->has_wide ? p->wide : wasm_i32x4_const_splat(0));
+    p->has_wide = true;
+    return;
+  }
+  const v128_t products = wasm_i16x8_relaxed_dot_i8x16_i7x16(q, codes);
+  p->narrow = p->n_narrow ? wasm_i16x8_add(p->narrow, products) : products;
+  if (++p->n_narrow == safe_steps(pack)) widen(p);
+}
+/* Pins the order of the steps of two sums. */
+SS_INLINE void keep_order(partial *a, partial *b) {
+  if (a->n_narrow) ss_keep_order(&a->narrow, &b->narrow);
+  else ss_keep_order(&a->wide, &b->wide);
+}
+SS_INLINE void add_block(ss_pack pack, unsigned part, v128_t acc[2], partial sum[2], const float *d,
+                         const ss_act_block *a) {
+  widen(&sum[0]);
+  widen(&sum[1]);
+  const v128_t isum[2] = {sum[0].wide, sum[1].wide};
+  ss_add_block(pack, part, acc, isum, d, a);
+}
+
+/* ---- one token ---- */
+
+SS_INLINE void gemv(bool dot32, ss_pack pack, float *y, const uint8_t *block, size_t n_groups, size_t n_blocks,
+                    const int8_t *q, const ss_act_block *a) {
+  for (size_t g = 0; g < n_groups; g++) {
+    v128_t acc[2] = {wasm_f32x4_const_splat(0), wasm_f32x4_const_splat(0)};
+    for (size_t i = 0; i < n_blocks; i++, block += ss_block_bytes(pack)) {
+      const uint8_t *b = ss_opaque(block);
+      const int8_t *x = ss_opaque(q + SS_COLS * i);
+      partial low_sum[2] = {{.n_narrow = 0}}, high_sum[2] = {{.n_narrow = 0}};
+      partial *second = safe_steps(pack) == 8 ? low_sum : high_sum; /* where the sum of columns 16 on goes */
+      SS_UNROLL for (unsigned j = 0; j < 4; j++) {
+        ss_step low, high;
+        ss_load_steps(pack, b, j, &low, &high);
+        const v128_t q_low = wasm_v128_load32_splat(x + 4 * j), q_high = wasm_v128_load32_splat(x + 4 * j + 16);
+        SS_UNROLL for (unsigned s = 0; s < 2; s++) {
+          add_step(dot32, pack, &low_sum[s], q_low, low.half[s]);
+          add_step(dot32, pack, &second[s], q_high, high.half[s]);
+        }
+      }
+      const float *d = (const float *)(const void *)b;
+      if (pack != SS_PACK_6 && second == high_sum) { /* widened already, by add_step */
+        SS_UNROLL for (unsigned s = 0; s < 2; s++) low_sum[s].wide = wasm_i32x4_add(low_sum[s].wide, high_sum[s].wide);
+      }
+      add_block(pack, 0, acc, low_sum, d, a + i);
+      if (pack == SS_PACK_6) add_block(pack, 1, acc, high_sum, d, a + i);
+    }
+    wasm_v128_store(y + SS_ROWS * g, acc[0]);
+    wasm_v128_store(y + SS_ROWS * g + 4, acc[1]);
+  }
+}
+
+/* ---- many tokens: the codes of a group are unpacked once, into the panel ---- */
+
+enum { PANEL_BLOCK = SS_ROWS * SS_COLS }; /* bytes: [step][half] */
+
+SS_INLINE void fill_panel(ss_pack pack, uint8_t *panel, const uint8_t *block, size_t n_blocks) {
+  for (size_t i = 0; i < n_blocks; i++, block += ss_block_bytes(pack), panel += PANEL_BLOCK) {
+    const uint8_t *b = ss_opaque(block);
+    SS_UNROLL for (unsigned j = 0; j < 4; j++) {
+      ss_step low, high;
+      ss_load_steps(pack, b, j, &low, &high);
+      SS_UNROLL for (unsigned s = 0; s < 2; s++) {
+        wasm_v128_store(panel + 32 * j + 16 * s, low.half[s]);
+        wasm_v128_store(panel + 32 * (j + 4) + 16 * s, high.half[s]);
+      }
+    }
+  }
+}
+
+/* 8 rows x SS_TILE tokens. steps_of: a pack with as many safe steps. How a block ends is decided as it runs, so a tile
+ * serves several packs. */
+SS_INLINE void tile(bool dot32, ss_pack steps_of, ss_pack pack, const ss_tile_io *io, const uint8_t *panel,
+                    const uint8_t *block, size_t n_blocks) {
+  const size_t block_bytes = ss_packs[pack].group_bytes;
+  const bool has_min = ss_packs[pack].has_min;
+  const uint32_t shift = ss_offset_shift(pack);
+  v128_t acc[SS_TILE][2];
+  SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) acc[t][0] = acc[t][1] = wasm_f32x4_const_splat(0);
+  for (size_t i = 0; i < n_blocks; i++, block += block_bytes, panel += PANEL_BLOCK) {
+    const float *d = ss_opaque(block);
+    const uint8_t *w = ss_opaque(panel);
+    const int8_t *q[SS_TILE];
+    const ss_act_block *a[SS_TILE];
+    SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+      q[t] = ss_opaque(io->q[t] + SS_COLS * i);
+      a[t] = ss_opaque(io->a[t] + i);
+    }
+    const bool six_bit = steps_of == SS_PACK_6;
+    const unsigned n_parts = six_bit ? 2 : 1;
+    SS_UNROLL for (unsigned part = 0; part < n_parts; part++) {
+      partial sum[SS_TILE][2] = {{{.n_narrow = 0}}};
+      SS_UNROLL for (unsigned j = 8 / n_parts * part; j < 8 / n_parts * (part + 1); j++) {
+        const v128_t w0 = wasm_v128_load(w + 32 * j), w1 = wasm_v128_load(w + 32 * j + 16);
+        SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+          const v128_t x = wasm_v128_load32_splat(q[t] + 4 * j);
+          add_step(dot32, steps_of, &sum[t][0], x, w0);
+          add_step(dot32, steps_of, &sum[t][1], x, w1);
+          keep_order(&sum[t][0], &sum[t][1]);
+        }
+      }
+      SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) widen(&sum[t][0]), widen(&sum[t][1]);
+      if (!six_bit && has_min) {
+        SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+          ss_add_min(acc[t], sum[t][0].wide, sum[t][1].wide, d, a[t]);
+          ss_keep_order(&acc[t][0], &acc[t][1]);
+        }
+      } else {
+        SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+          const v128_t offset = ss_offset_sum(six_bit, part, six_bit ? 5 : shift, a[t]);
+          ss_add_scaled(acc[t], wasm_i32x4_sub(sum[t][0].wide, offset), wasm_i32x4_sub(sum[t][1].wide, offset),
+                        d + 8 * part, a[t]);
+          ss_keep_order(&acc[t][0], &acc[t][1]);
+        }
+      }
+    }
+  }
+  SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+    wasm_v128_store(io->y[t], acc[t][0]);
+    wasm_v128_store(io->y[t] + 4, acc[t][1]);
+  }
+}
+
+typedef void tile_fn(ss_pack pack, const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t n_blocks);
+#define TILE(name, dot32, steps_of)                                                                            \
+  SS_NOINLINE void tile_##name(ss_pack pack, const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, \
+                               size_t n_blocks) {                                                              \
+    tile(dot32, steps_of, pack, io, panel, block, n_blocks);                                                   \
+  }
+TILE(8_steps, false, SS_PACK_4)
+TILE(4_steps, false, SS_PACK_5)
+TILE(6, false, SS_PACK_6)
+TILE(dot, true, SS_PACK_4)
+TILE(6_dot, true, SS_PACK_6)
+
+SS_INLINE tile_fn *tile_of(bool dot32, ss_pack pack) {
+  if (pack == SS_PACK_6) return dot32 ? tile_6_dot : tile_6;
+  return dot32 ? tile_dot : safe_steps(pack) == 8 ? tile_8_steps : tile_4_steps;
+}
+
+/* fill_panel of a pack, which both sets share. */
+typedef void fill_fn(uint8_t *panel, const uint8_t *block, size_t n_blocks);
+
+SS_INLINE void gemm(bool dot32, ss_pack pack, fill_fn *fill, float *y, size_t y_stride, const uint8_t *w,
+                    size_t n_groups, size_t n_blocks, const int8_t *q, const ss_act_block *a, size_t n_tokens,
+                    void *panel) {
+  const size_t group_bytes = n_blocks * ss_block_bytes(pack);
+  for (size_t first = 0, n; first < n_tokens; first += n) {
+    n = ss_token_stretch(n_tokens - first);
+    for (size_t g = 0; g < n_groups; g++) {
+      const uint8_t *group = w + g * group_bytes;
+      fill(panel, group, n_blocks);
+      for (size_t t = 0; t < n; t += SS_TILE) {
+        const ss_tile_io io = ss_tile_at(t, n, n_blocks, q + first * n_blocks * SS_COLS, a + first * n_blocks,
+                                         y + first * y_stride + g * SS_ROWS, y_stride);
+        tile_of(dot32, pack)(pack, &io, panel, group, n_blocks);
+      }
+    }
+  }
+}
+
+/* ---- 8-bit codes ----
+ *
+ * The signed operand is the weight, the other the magnitude |q| of the activation. With m = -1 where q < 0, else 0: w
+ * * q = (w ^ m) * |q| + (m ? |q| : 0), so isum is a sum of exact products and a sum over the negative q, which the
+ * weights do not change. The sum of two products fills 16 bits (2 * 128 * 127), so each is widened at once. */
+
+enum { SIGN_BLOCKS = 16 }; /* blocks of a stretch of columns: its signs and magnitudes are prepared on the stack */
+
+typedef struct sign_block { /* of one block, SS_TILE tokens; 4 columns are repeated over a vector */
+  int32_t magnitude[SS_TILE][8][4], sign[SS_TILE][8][4];
+  int32_t negative[SS_TILE][4]; /* sum of the magnitudes of negative q */
+} sign_block;
+
+SS_NOINLINE void split_signs(sign_block *to, size_t token, const int8_t *q, const ss_act_block *a, size_t n_blocks) {
+  for (size_t i = 0; i < n_blocks; i++) {
+    v128_t sums = wasm_i16x8_const_splat(0);
+    SS_UNROLL for (unsigned j = 0; j < 8; j++) {
+      const v128_t v = wasm_v128_load32_splat(q + SS_COLS * i + 4 * j), magnitude = wasm_i8x16_abs(v);
+      wasm_v128_store(to[i].magnitude[token][j], magnitude);
+      wasm_v128_store(to[i].sign[token][j], wasm_i8x16_gt(wasm_i8x16_const_splat(0), v));
+      sums = wasm_i16x8_add(sums, wasm_u16x8_extadd_pairwise_u8x16(magnitude));
+    }
+    const v128_t twice = wasm_i32x4_sub(wasm_i32x4_extadd_pairwise_i16x8(sums), wasm_v128_load32_splat(&a[i].sum));
+    wasm_v128_store(to[i].negative[token], wasm_i32x4_shr(twice, 1)); /* sum |q| - sum q is twice that */
+  }
+}
+
+/* 8 rows x n_tokens; n_blocks of the columns, continuing what y holds unless they are the first. */
+SS_INLINE void sign_tile(bool dot32, size_t n_tokens, float *y, size_t y_stride, bool first, const uint8_t *block,
+                         const sign_block *signs, const ss_act_block *a, size_t a_stride, size_t n_blocks) {
+  v128_t acc[SS_TILE][2], ones = wasm_i16x8_const_splat(1);
+  __asm__("" : "+r"(ones)); /* in a register, and not seen through: the compiler would make it the other set's dot */
+  SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+    acc[t][0] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(y + t * y_stride);
+    acc[t][1] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(y + t * y_stride + 4);
+  }
+  for (size_t i = 0; i < n_blocks; i++) {
+    const uint8_t *b = ss_opaque(block + i * sizeof(ss_block8)), *w = b + ss_codes_at(SS_PACK_8);
+    const sign_block *x = ss_opaque(signs + i);
+    v128_t isum[SS_TILE][2];
+    SS_UNROLL for (size_t t = 0; t < n_tokens; t++) isum[t][0] = isum[t][1] = wasm_v128_load(x->negative[t]);
+    SS_UNROLL for (unsigned j = 0; j < 8; j++) {
+      const v128_t w0 = wasm_v128_load(w + 32 * j), w1 = wasm_v128_load(w + 32 * j + 16);
+      SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+        const v128_t magnitude = wasm_v128_load(x->magnitude[t][j]), sign = wasm_v128_load(x->sign[t][j]);
+        const v128_t s0 = wasm_v128_xor(w0, sign), s1 = wasm_v128_xor(w1, sign);
+        if (dot32) {
+          isum[t][0] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(s0, magnitude, isum[t][0]);
+          isum[t][1] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(s1, magnitude, isum[t][1]);
+        } else {
+          const v128_t p0 = wasm_i16x8_relaxed_dot_i8x16_i7x16(s0, magnitude);
+          const v128_t p1 = wasm_i16x8_relaxed_dot_i8x16_i7x16(s1, magnitude);
+          isum[t][0] = wasm_i32x4_add(isum[t][0], wasm_i32x4_dot_i16x8(p0, ones));
+          isum[t][1] = wasm_i32x4_add(isum[t][1], wasm_i32x4_dot_i16x8(p1, ones));
+        }
+        ss_keep_order(&isum[t][0], &isum[t][1]);
+      }
+    }
+    SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+      ss_add_block(SS_PACK_8, 0, acc[t], isum[t], (const float *)(const void *)b, a + t * a_stride + i);
+      ss_keep_order(&acc[t][0], &acc[t][1]);
+    }
+  }
+  SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+    wasm_v128_store(y + t * y_stride, acc[t][0]);
+    wasm_v128_store(y + t * y_stride + 4, acc[t][1]);
+  }
+}
+
+SS_INLINE void few_8(bool dot32, size_t n_tokens, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
+                     size_t n_blocks, const int8_t *q, const ss_act_block *a) {
+  sign_block signs[SIGN_BLOCKS];
+  for (size_t at = 0, n; at < n_blocks; at += n) {
+    n = ss_min(n_blocks - at, SIGN_BLOCKS);
+    for (size_t t = 0; t < n_tokens; t++)
+      split_signs(signs, t, q + (t * n_blocks + at) * SS_COLS, a + t * n_blocks + at, n);
+    for (size_t g = 0; g < n_groups; g++)
+      sign_tile(dot32, n_tokens, y + SS_ROWS * g, y_stride, at == 0, w + (g * n_blocks + at) * sizeof(ss_block8), signs,
+                a + at, n_blocks, n);
+  }
+}
+
+/* ---- entries: each once for each set ---- */
+
+#define FILL(name, pack)                                                                \
+  SS_NOINLINE void fill_##name(uint8_t *panel, const uint8_t *block, size_t n_blocks) { \
+    fill_panel(pack, panel, block, n_blocks);                                           \
+  }
+FILL(4, SS_PACK_4)
+FILL(4m, SS_PACK_4M)
+FILL(5, SS_PACK_5)
+FILL(5m, SS_PACK_5M)
+FILL(6, SS_PACK_6)
+
+#define GEMV(name, pack, set, dot32)                                                                          \
+  static void gemv_##name##_##set(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q, \
+                                  const ss_act_block *a) {                                                    \
+    gemv(dot32, pack, y, w, n_groups, n_blocks, q, a);                                                        \
+  }
+#define GEMM(name, pack, set, dot32)                                                                          \
+  static void gemm_##name##_##set(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks, \
+                                  const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {     \
+    gemm(dot32, pack, fill_##name, y, y_stride, w, n_groups, n_blocks, q, a, n_tokens, panel);                \
+  }
+#define FEW_8(n, set, dot32)                                                                                   \
+  static void few_8_##n##_##set(float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks, \
+                                const int8_t *q, const ss_act_block *a) {                                      \
+    few_8(dot32, n, y, y_stride, w, n_groups, n_blocks, q, a);                                                 \
+  }
+#define SET(set, text, dot32)                                                                                \
+  GEMV(4, SS_PACK_4, set, dot32)                                                                             \
+  GEMV(4m, SS_PACK_4M, set, dot32)                                                                           \
+  GEMV(5, SS_PACK_5, set, dot32)                                                                             \
+  GEMV(5m, SS_PACK_5M, set, dot32)                                                                           \
+  GEMV(6, SS_PACK_6, set, dot32)                                                                             \
+  GEMM(4, SS_PACK_4, set, dot32)                                                                             \
+  GEMM(4m, SS_PACK_4M, set, dot32)                                                                           \
+  GEMM(5, SS_PACK_5, set, dot32)                                                                             \
+  GEMM(5m, SS_PACK_5M, set, dot32)                                                                           \
+  GEMM(6, SS_PACK_6, set, dot32)                                                                             \
+  FEW_8(1, set, dot32)                                                                                       \
+  FEW_8(3, set, dot32)                                                                                       \
+  FEW_8(4, set, dot32)                                                                                       \
+  static void gemv_8_##set(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,       \
+                           const ss_act_block *a) {                                                          \
+    few_8_1_##set(y, 0, w, n_groups, n_blocks, q, a);                                                        \
+  }                                                                                                          \
+  static void gemm_8_##set(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks,       \
+                           const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {           \
+    static ss_few_fn *const few[SS_TILE] = {few_8_1_##set, NULL, few_8_3_##set, few_8_4_##set};              \
+    (void)panel;                                                                                             \
+    ss_gemm_by_tiles(few, y, y_stride, w, n_groups, n_blocks, n_blocks * sizeof(ss_block8), q, a, n_tokens); \
+  }                                                                                                          \
+  const ss_kernels ss_kernels_wasm_##set = {                                                                 \
+      .name = text,                                                                                          \
+      .quantize = ss_quantize_wasm,                                                                          \
+      .rmsnorm = ss_rmsnorm_wasm,                                                                            \
+      .add = ss_add_wasm,                                                                                    \
+      .swiglu = ss_swiglu_wasm,                                                                              \
+      .softmax = ss_softmax_wasm,                                                                            \
+      .mix = ss_mix_wasm,                                                                                    \
+      .gemv = {[SS_PACK_4] = gemv_4_##set,                                                                   \
+               [SS_PACK_4M] = gemv_4m_##set,                                                                 \
+               [SS_PACK_5] = gemv_5_##set,                                                                   \
+               [SS_PACK_5M] = gemv_5m_##set,                                                                 \
+               [SS_PACK_6] = gemv_6_##set,                                                                   \
+               [SS_PACK_8] = gemv_8_##set},                                                                  \
+      .gemm = {[SS_PACK_4] = gemm_4_##set,                                                                   \
+               [SS_PACK_4M] = gemm_4m_##set,                                                                 \
+               [SS_PACK_5] = gemm_5_##set,                                                                   \
+               [SS_PACK_5M] = gemm_5m_##set,                                                                 \
+               [SS_PACK_6] = gemm_6_##set,                                                                   \
+               [SS_PACK_8] = gemm_8_##set},                                                                  \
+      .fgemm = {[SS_PACK_F32] = ss_fgemm_f32_wasm,                                                           \
+                [SS_PACK_F16] = ss_fgemm_f16_wasm,                                                           \
+                [SS_PACK_BF16] = ss_fgemm_bf16_wasm},                                                        \
+  };
+
+SET(relaxed, "wasm-relaxed", false)
+SET(relaxed_dot, "wasm-relaxed-dot", true)

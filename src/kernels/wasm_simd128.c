@@ -1,0 +1,262 @@
+/* Plain simd128. Codes are widened to 16 bits and multiplied in pairs of columns by i32x4.dot_i16x8, which leaves 4 row
+ * sums. The even and the odd bytes of a code vector are such pairs already (columns 0 and 2, 1 and 3), so widening is a
+ * shift or a mask and no shuffle; activations are widened the same way. */
+#include "kernels/wasm_common.h"
+
+/* 4 columns as pairs (0, 2) and (1, 3). */
+typedef struct pairs {
+  v128_t even, odd;
+} pairs;
+
+SS_INLINE pairs widen_signed(v128_t bytes) {
+  return (pairs){wasm_i16x8_shr(wasm_i16x8_shl(bytes, 8), 8), wasm_i16x8_shr(bytes, 8)};
+}
+SS_INLINE pairs widen_codes(ss_pack pack, v128_t bytes) {
+  if (pack == SS_PACK_8) return widen_signed(bytes);
+  return (pairs){wasm_v128_and(bytes, wasm_i16x8_const_splat(255)), wasm_u16x8_shr(bytes, 8)};
+}
+
+/* ---- few tokens: codes are widened in registers ---- */
+
+enum { WIDE_BLOCKS = 16 }; /* blocks of a stretch of columns: its activations are prepared on the stack */
+
+typedef struct wide_block { /* of one block, SS_TILE tokens; 4 columns are repeated over a vector */
+  int32_t even[SS_TILE][8][4], odd[SS_TILE][8][4];
+} wide_block;
+
+SS_NOINLINE void widen_acts(wide_block *to, size_t token, const int8_t *q, size_t n_blocks) {
+  for (size_t i = 0; i < n_blocks; i++) {
+    SS_UNROLL for (unsigned j = 0; j < 8; j++) {
+      const pairs p = widen_signed(wasm_v128_load32_splat(q + SS_COLS * i + 4 * j));
+      wasm_v128_store(to[i].even[token][j], p.even);
+      wasm_v128_store(to[i].odd[token][j], p.odd);
+    }
+  }
+}
+
+SS_INLINE void dot_step(ss_pack pack, size_t n_tokens, unsigned j, bool first, v128_t isum[SS_TILE][2],
+                        const ss_step *w, const wide_block *x) {
+  const pairs c0 = widen_codes(pack, w->half[0]), c1 = widen_codes(pack, w->half[1]);
+  SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+    const v128_t even = wasm_v128_load(x->even[t][j]), odd = wasm_v128_load(x->odd[t][j]);
+    const v128_t e0 = wasm_i32x4_dot_i16x8(c0.even, even), e1 = wasm_i32x4_dot_i16x8(c1.even, even);
+    isum[t][0] = first ? e0 : wasm_i32x4_add(isum[t][0], e0);
+    isum[t][1] = first ? e1 : wasm_i32x4_add(isum[t][1], e1);
+    isum[t][0] = wasm_i32x4_add(isum[t][0], wasm_i32x4_dot_i16x8(c0.odd, odd));
+    isum[t][1] = wasm_i32x4_add(isum[t][1], wasm_i32x4_dot_i16x8(c1.odd, odd));
+    ss_keep_order(&isum[t][0], &isum[t][1]);
+  }
+}
+
+/* 8 rows x n_tokens; n_blocks of the columns, continuing what y holds unless they are the first. */
+SS_INLINE void few_tile(ss_pack pack, size_t n_tokens, float *y, size_t y_stride, bool first, const uint8_t *block,
+                        const wide_block *wide, const ss_act_block *a, size_t a_stride, size_t n_blocks) {
+  v128_t acc[SS_TILE][2];
+  SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+    acc[t][0] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(y + t * y_stride);
+    acc[t][1] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(y + t * y_stride + 4);
+  }
+  for (size_t i = 0; i < n_blocks; i++) {
+    const uint8_t *b = ss_opaque(block + i * ss_block_bytes(pack));
+    const float *d = (const float *)(const void *)b;
+    const wide_block *x = ss_opaque(wide + i);
+    v128_t isum[SS_TILE][2], high_isum[SS_TILE][2]; /* six-bit: of columns 16 on */
+    SS_UNROLL for (unsigned j = 0; j < 4; j++) {
+      ss_step low, high;
+      ss_load_steps(pack, b, j, &low, &high);
+      dot_step(pack, n_tokens, j, j == 0, isum, &low, x);
+      if (pack == SS_PACK_6) dot_step(pack, n_tokens, j + 4, j == 0, high_isum, &high, x);
+      else dot_step(pack, n_tokens, j + 4, false, isum, &high, x);
+    }
+    SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+      ss_add_block(pack, 0, acc[t], isum[t], d, a + t * a_stride + i);
+      if (pack == SS_PACK_6) ss_add_block(pack, 1, acc[t], high_isum[t], d, a + t * a_stride + i);
+      ss_keep_order(&acc[t][0], &acc[t][1]);
+    }
+  }
+  SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+    wasm_v128_store(y + t * y_stride, acc[t][0]);
+    wasm_v128_store(y + t * y_stride + 4, acc[t][1]);
+  }
+}
+
+SS_INLINE void few_tokens(ss_pack pack, size_t n_tokens, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
+                          size_t n_blocks, const int8_t *q, const ss_act_block *a) {
+  wide_block wide[WIDE_BLOCKS];
+  for (size_t at = 0, n; at < n_blocks; at += n) {
+    n = ss_min(n_blocks - at, WIDE_BLOCKS);
+    for (size_t t = 0; t < n_tokens; t++) widen_acts(wide, t, q + (t * n_blocks + at) * SS_COLS, n);
+    for (size_t g = 0; g < n_groups; g++)
+      few_tile(pack, n_tokens, y + SS_ROWS * g, y_stride, at == 0, w + (g * n_blocks + at) * ss_block_bytes(pack), wide,
+               a + at, n_blocks, n);
+  }
+}
+
+/* ---- many tokens: a group is widened once, into the panel ---- */
+
+enum { BLOCK_I16 = 2 * SS_ROWS * SS_COLS }; /* bytes of a widened block: [step][even, odd][half] */
+
+/* Widens the blocks of one group into the panel. Offsets are subtracted here, but for six-bit codes: so one tile serves
+ * all packs that end a block in the same way. */
+SS_INLINE void fill_panel(ss_pack pack, uint8_t *panel, const uint8_t *block, size_t n_blocks) {
+  const v128_t offset = wasm_i16x8_splat(pack == SS_PACK_4 ? 8 : 16);
+  for (size_t n = n_blocks; n--; block += ss_block_bytes(pack), panel += BLOCK_I16) {
+    const uint8_t *b = ss_opaque(block);
+    SS_UNROLL for (unsigned j = 0; j < 4; j++) {
+      ss_step step[2];
+      ss_load_steps(pack, b, j, &step[0], &step[1]);
+      SS_UNROLL for (unsigned i = 0; i < 4; i++) {
+        const unsigned k = i / 2, s = i % 2;
+        pairs c = widen_codes(pack, step[k].half[s]);
+        if (pack == SS_PACK_4 || pack == SS_PACK_5)
+          c = (pairs){wasm_i16x8_sub(c.even, offset), wasm_i16x8_sub(c.odd, offset)};
+        uint8_t *to = panel + 64 * (j + 4 * k) + 16 * s;
+        wasm_v128_store(to, c.even);
+        wasm_v128_store(to + 32, c.odd);
+      }
+    }
+  }
+}
+
+/* 8 rows x SS_TILE tokens. end: the pack whose way to end a block is meant, SS_PACK_8 (only a scale), 4M or 6. */
+SS_INLINE void tile(ss_pack end, const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
+                    size_t n_blocks) {
+  v128_t acc[SS_TILE][2];
+  SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) acc[t][0] = acc[t][1] = wasm_f32x4_const_splat(0);
+  for (size_t i = 0; i < n_blocks; i++, block += block_bytes) {
+    const float *d = ss_opaque(block);
+    int16_t wide[2][SS_TILE][16]; /* the activations, [half of the block][token][4 even pairs, 4 odd pairs] */
+    SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+      const int8_t *q = ss_opaque(io->q[t] + SS_COLS * i);
+      SS_UNROLL for (unsigned k = 0; k < 2; k++) {
+        const pairs p = widen_signed(wasm_v128_load(q + 16 * k));
+        wasm_v128_store(wide[k][t], p.even);
+        wasm_v128_store(wide[k][t] + 8, p.odd);
+      }
+    }
+    v128_t isum[SS_TILE][2];
+    SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) isum[t][0] = isum[t][1] = wasm_i32x4_const_splat(0);
+    for (unsigned k = 0; k < 2; k++, panel += BLOCK_I16 / 2) { /* a loop for the sake of code size */
+      const int16_t *x = ss_opaque(wide[k]);
+      const uint8_t *w = ss_opaque(panel);
+      SS_UNROLL for (unsigned j = 0; j < 8; j++) { /* pairs of columns */
+        const v128_t w0 = wasm_v128_load(w + 32 * j), w1 = wasm_v128_load(w + 32 * j + 16);
+        SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+          const v128_t pair = wasm_v128_load32_splat(x + 16 * t + 8 * (j % 2) + 2 * (j / 2));
+          isum[t][0] = wasm_i32x4_add(isum[t][0], wasm_i32x4_dot_i16x8(w0, pair));
+          isum[t][1] = wasm_i32x4_add(isum[t][1], wasm_i32x4_dot_i16x8(w1, pair));
+          ss_keep_order(&isum[t][0], &isum[t][1]);
+        }
+      }
+      if (end == SS_PACK_6 && k == 0) {
+        SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+          ss_add_block(end, 0, acc[t], isum[t], d, ss_opaque(io->a[t] + i));
+          isum[t][0] = isum[t][1] = wasm_i32x4_const_splat(0);
+        }
+      }
+    }
+    SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+      ss_add_block(end, end == SS_PACK_6 ? 1 : 0, acc[t], isum[t], d, ss_opaque(io->a[t] + i));
+      ss_keep_order(&acc[t][0], &acc[t][1]);
+    }
+  }
+  SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) {
+    wasm_v128_store(io->y[t], acc[t][0]);
+    wasm_v128_store(io->y[t] + 4, acc[t][1]);
+  }
+}
+typedef void tile_fn(const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
+                     size_t n_blocks);
+SS_NOINLINE void tile_scale(const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
+                            size_t n_blocks) {
+  tile(SS_PACK_8, io, panel, block, block_bytes, n_blocks);
+}
+SS_NOINLINE void tile_min(const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
+                          size_t n_blocks) {
+  tile(SS_PACK_4M, io, panel, block, block_bytes, n_blocks);
+}
+SS_NOINLINE void tile_6(const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
+                        size_t n_blocks) {
+  tile(SS_PACK_6, io, panel, block, block_bytes, n_blocks);
+}
+
+SS_INLINE void gemm(ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks,
+                    const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
+  tile_fn *const tile_of = pack == SS_PACK_6 ? tile_6 : ss_pack_has_min(pack) ? tile_min : tile_scale;
+  const size_t group_bytes = n_blocks * ss_block_bytes(pack);
+  for (size_t first = 0, n; first < n_tokens; first += n) {
+    n = ss_token_stretch(n_tokens - first);
+    for (size_t g = 0; g < n_groups; g++) {
+      const uint8_t *group = w + g * group_bytes;
+      fill_panel(pack, panel, group, n_blocks);
+      for (size_t t = 0; t < n; t += SS_TILE) {
+        const ss_tile_io io = ss_tile_at(t, n, n_blocks, q + first * n_blocks * SS_COLS, a + first * n_blocks,
+                                         y + first * y_stride + g * SS_ROWS, y_stride);
+        tile_of(&io, panel, group, ss_block_bytes(pack), n_blocks);
+      }
+    }
+  }
+}
+
+/* ---- entries ---- */
+
+#define GEMV(name, pack)                                                                              \
+  static void gemv_##name(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q, \
+                          const ss_act_block *a) {                                                    \
+    few_tokens(pack, 1, y, 0, w, n_groups, n_blocks, q, a);                                           \
+  }
+#define GEMM(name, pack)                                                                                               \
+  static void gemm_##name(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q, \
+                          const ss_act_block *a, size_t n_tokens, void *panel) {                                       \
+    gemm(pack, y, y_stride, w, n_groups, n_blocks, q, a, n_tokens, panel);                                             \
+  }
+GEMV(4, SS_PACK_4)
+GEMV(4m, SS_PACK_4M)
+GEMV(5, SS_PACK_5)
+GEMV(5m, SS_PACK_5M)
+GEMV(6, SS_PACK_6)
+GEMV(8, SS_PACK_8)
+GEMM(4, SS_PACK_4)
+GEMM(4m, SS_PACK_4M)
+GEMM(5, SS_PACK_5)
+GEMM(5m, SS_PACK_5M)
+GEMM(6, SS_PACK_6)
+
+/* 8-bit codes are widened fast enough to do without a panel, which attention with its few queries would not repay. */
+#define FEW_8(n)                                                                                       \
+  static void few_8_##n(float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks, \
+                        const int8_t *q, const ss_act_block *a) {                                      \
+    few_tokens(SS_PACK_8, n, y, y_stride, w, n_groups, n_blocks, q, a);                                \
+  }
+FEW_8(1)
+FEW_8(3)
+FEW_8(4)
+static ss_few_fn *const few_8[SS_TILE] = {few_8_1, NULL, few_8_3, few_8_4};
+
+static void gemm_8(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,
+                   const ss_act_block *a, size_t n_tokens, void *panel) {
+  (void)panel;
+  ss_gemm_by_tiles(few_8, y, y_stride, w, n_groups, n_blocks, n_blocks * sizeof(ss_block8), q, a, n_tokens);
+}
+
+const ss_kernels ss_kernels_wasm_simd128 = {
+    .name = "wasm-simd128",
+#define SS_KERNEL(result, entry, args) .entry = ss_##entry##_wasm,
+#include "kernels/kernels.def"
+#undef SS_KERNEL
+    .gemv = {[SS_PACK_4] = gemv_4,
+             [SS_PACK_4M] = gemv_4m,
+             [SS_PACK_5] = gemv_5,
+             [SS_PACK_5M] = gemv_5m,
+             [SS_PACK_6] = gemv_6,
+             [SS_PACK_8] = gemv_8},
+    .gemm = {[SS_PACK_4] = gemm_4,
+             [SS_PACK_4M] = gemm_4m,
+             [SS_PACK_5] = gemm_5,
+             [SS_PACK_5M] = gemm_5m,
+             [SS_PACK_6] = gemm_6,
+             [SS_PACK_8] = gemm_8},
+    .fgemm = {[SS_PACK_F32] = ss_fgemm_f32_wasm,
+              [SS_PACK_F16] = ss_fgemm_f16_wasm,
+              [SS_PACK_BF16] = ss_fgemm_bf16_wasm},
+};
