@@ -1,0 +1,336 @@
+/* The forward pass: embedding, masked blocks, output head. This is the file to read.
+ *
+ * A layer of the llama architecture is two blocks on the residual stream h, each of which a mask may leave out:
+ *
+ *     attention     h += Wo attend(rope(Wq n(h)), rope(Wk n(h)), Wv n(h))       n = RMSNorm, GQA heads
+ *     feed-forward  h += Wdown (silu(Wgate n(h)) * Wup n(h))                     SwiGLU
+ *
+ * A step takes n tokens of a prompt (prefill) or one (decode) through every block. Work is split over threads by
+ * output rows, tokens or heads and never inside a sum, so any number of threads gives the same bits. */
+#include "model/session.h"
+
+/* ---- splitting work ---- */
+
+typedef struct job job;
+typedef void job_part(const job *j, size_t first, size_t end, uint32_t thread);
+typedef struct output {
+  ss_matrix w;
+  float *y; /* [n][rows padded] */
+} output;
+struct job {
+  ss_session *s;
+  job_part *run;
+  size_t n_items;
+  const ss_layer *layer;
+  ss_kv *kv;
+  const float *norm;  /* RMSNorm gains */
+  const float *input; /* [n][cols] what the norm or the quantisation reads */
+  ss_acts acts;
+  output outputs[3];
+  uint32_t n_outputs;
+  bool add_to_h; /* h += outputs[0].y */
+};
+
+static void run_part(void *arg, uint32_t part, uint32_t n_parts) {
+  const job *j = arg;
+  size_t first, end;
+  ss_part(j->n_items, part, n_parts, &first, &end);
+  if (first < end) j->run(j, first, end, part);
+}
+
+static void parallel(job *j, job_part *run, size_t n_items) {
+  j->run = run;
+  j->n_items = n_items;
+  ss_host_parallel(&j->s->host, (uint32_t)ss_min(j->s->host.n_threads, n_items), run_part, j);
+}
+
+/* ---- matmuls ---- */
+
+/* Items are groups of 8 rows, those of all outputs in a row. */
+static void matmul_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  ss_session *s = j->s;
+  uint8_t *panel = s->panel + thread * s->panel_bytes;
+  size_t start = 0; /* of this output's groups */
+  for (uint32_t i = 0; i < j->n_outputs && start < end; i++) {
+    const output *o = &j->outputs[i];
+    const size_t groups = ss_matrix_groups(&o->w), stride = groups * SS_ROWS;
+    const size_t a = first > start ? first - start : 0, b = ss_min(end - start, groups);
+    if (a < b) {
+      ss_matmul(s->kernels, o->y, stride, &o->w, a, b, &j->acts, panel);
+      if (j->add_to_h)
+        for (uint32_t t = 0; t < j->acts.n_tokens; t++)
+          s->kernels->add(s->h + t * stride + a * SS_ROWS, o->y + t * stride + a * SS_ROWS, (b - a) * SS_ROWS);
+    }
+    start += groups;
+  }
+}
+
+static void matmul(job *j) {
+  size_t n_groups = 0;
+  for (uint32_t i = 0; i < j->n_outputs; i++) n_groups += ss_matrix_groups(&j->outputs[i].w);
+  parallel(j, matmul_part, n_groups);
+}
+
+/* Items are tokens: quantises input[t], cols = acts.cols. */
+static void quantize_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  (void)thread;
+  const ss_session *s = j->s;
+  const size_t cols = j->acts.cols;
+  for (size_t t = first; t < end; t++)
+    s->kernels->quantize(s->act_q + t * cols, s->act_b + t * (cols / SS_COLS), j->input + t * cols, cols);
+}
+
+/* Items are tokens: x[t] = RMSNorm(input[t]), quantised. */
+static void norm_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  (void)thread;
+  const ss_session *s = j->s;
+  const size_t cols = j->acts.cols;
+  for (size_t t = first; t < end; t++) {
+    s->kernels->rmsnorm(s->x + t * cols, j->input + t * cols, j->norm, cols, s->model->config.norm_eps);
+    s->kernels->quantize(s->act_q + t * cols, s->act_b + t * (cols / SS_COLS), s->x + t * cols, cols);
+  }
+}
+
+/* What the matmuls of j read from now on: input[n][cols] as it is in f32, and quantised in act_q, act_b. */
+static void set_input(job *j, const float *input, size_t n, size_t cols) {
+  j->input = input;
+  j->acts = (ss_acts){.x = input, .q = j->s->act_q, .b = j->s->act_b, .n_tokens = (uint32_t)n, .cols = (uint32_t)cols};
+}
+
+static void norm_and_quantize(job *j, const float *h, size_t n, uint32_t norm) {
+  set_input(j, h, n, j->s->model->config.n_embd);
+  j->norm = ss_model_vector(j->s->model, norm);
+  parallel(j, norm_part, n);
+  j->acts.x = j->s->x;
+}
+
+/* ---- attention ---- */
+
+/* Rotates one head in place; pairs (2i, 2i+1), or (i, i + n_rot/2) in the NEOX order. */
+static void rope(float *head, const float *cosine, const float *sine, uint32_t n_rot, bool neox) {
+  const uint32_t half = n_rot / 2, step = neox ? 1 : 2, other = neox ? half : 1;
+  for (uint32_t i = 0; i < half; i++) {
+    float *a = head + step * i, *b = a + other;
+    const float x = *a, y = *b;
+    *a = x * cosine[i] - y * sine[i];
+    *b = x * sine[i] + y * cosine[i];
+  }
+}
+
+static void add_bias(const ss_session *s, float *y, uint32_t bias, size_t n) {
+  if (bias != SS_NO_TENSOR) s->kernels->add(y, ss_model_vector(s->model, bias), n);
+}
+
+/* Items are tokens: rotates q and k, quantises the queries, and puts key and value into the cache.
+ *
+ * Keys have a few channels far larger than the rest, which would cost the others their bits. A Hadamard transform of
+ * both sides spreads them out and leaves the scores as they are, times 32 (QuaRot, arXiv 2404.00456): the error that 8-bit
+ * queries and keys add to the logits falls to a fifth. */
+static void rope_and_store_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  ss_session *s = j->s;
+  const ss_config *c = &s->model->config;
+  const size_t dim = c->head_dim, blocks = dim / SS_COLS, group = c->n_heads / c->n_kv_heads;
+  int8_t *q8 = s->head_q + thread * 2 * dim;
+  ss_act_block *b8 = s->head_b + thread * 2 * blocks;
+  for (size_t t = first; t < end; t++) {
+    const size_t position = s->length + t, lane = position % SS_ROWS;
+    const float *cosine = s->cosine + t * (c->n_rot / 2), *sine = s->sine + t * (c->n_rot / 2);
+    add_bias(s, s->q + t * c->n_heads * dim, j->layer->q_bias, c->n_heads * dim);
+    add_bias(s, s->k + t * c->n_kv_heads * dim, j->layer->k_bias, c->n_kv_heads * dim);
+    add_bias(s, s->v + t * c->n_kv_heads * dim, j->layer->v_bias, c->n_kv_heads * dim);
+    for (size_t i = 0; i < c->n_heads; i++) {
+      float *query = s->q + (t * c->n_heads + i) * dim;
+      rope(query, cosine, sine, c->n_rot, c->rope_neox);
+      ss_hadamard(query, dim);
+      const size_t row = ((i / group) * s->chunk + t) * group + i % group;
+      s->kernels->quantize(s->query_q + row * dim, s->query_b + row * blocks, query, dim);
+    }
+    for (size_t i = 0; i < c->n_kv_heads; i++) {
+      float *key = s->k + (t * c->n_kv_heads + i) * dim;
+      rope(key, cosine, sine, c->n_rot, c->rope_neox);
+      ss_hadamard(key, dim);
+      s->kernels->quantize(q8, b8, key, dim);
+      ss_block8 *to = j->kv->k + (i * ss_ceil_div(s->context, SS_ROWS) + position / SS_ROWS) * blocks;
+      for (size_t b = 0; b < blocks; b++) {
+        to[b].d[lane] = b8[b].d;
+        for (size_t step = 0; step < SS_COLS / 4; step++)
+          memcpy(to[b].q + 32 * step + 4 * lane, q8 + SS_COLS * b + 4 * step, 4);
+      }
+      const size_t row = i * s->context + position;
+      s->kernels->quantize(j->kv->v + row * dim, b8, s->v + (t * c->n_kv_heads + i) * dim, dim);
+      for (size_t b = 0; b < blocks; b++) j->kv->v_scale[row * blocks + b] = b8[b].d;
+    }
+  }
+}
+
+/* Items are (KV head, tile of tokens): x = softmax(q K / sqrt(dim)) V. */
+static void attend_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  ss_session *s = j->s;
+  const ss_config *c = &s->model->config;
+  const ss_kernels *kernels = s->kernels;
+  const size_t dim = c->head_dim, blocks = dim / SS_COLS, group = c->n_heads / c->n_kv_heads;
+  const size_t stride = ss_padded(s->context), n = s->n, n_tiles = ss_ceil_div(n, SS_ATTN_TILE);
+  const float scale = 1.0f / (ss_sqrtf((float)dim) * SS_COLS); /* SS_COLS: of the Hadamard transform */
+  float *scores = s->scores + thread * s->scores_each;
+  for (size_t item = first; item < end; item++) {
+    const size_t kv_head = item / n_tiles, t0 = item % n_tiles * SS_ATTN_TILE;
+    const size_t t1 = ss_min(t0 + SS_ATTN_TILE, n), positions = s->length + t1;
+    const size_t row = (kv_head * s->chunk + t0) * group;
+    kernels->gemm[SS_PACK_8](scores, stride, j->kv->k + kv_head * ss_ceil_div(s->context, SS_ROWS) * blocks,
+                             ss_ceil_div(positions, SS_ROWS), blocks, s->query_q + row * dim, s->query_b + row * blocks,
+                             (t1 - t0) * group, s->panel + thread * s->panel_bytes);
+    for (size_t t = t0; t < t1; t++) {
+      const size_t seen = s->length + t + 1;
+      float *p = scores + (t - t0) * group * stride, *out = s->x + (t * c->n_heads + kv_head * group) * dim;
+      float sums[SS_MAX_GROUP];
+      for (size_t i = 0; i < group; i++) sums[i] = kernels->softmax(p + i * stride, seen, scale);
+      memset(out, 0, group * dim * sizeof *out);
+      kernels->mix(out, group, dim, p, stride, j->kv->v + kv_head * s->context * dim,
+                   j->kv->v_scale + kv_head * s->context * blocks, seen);
+      for (size_t i = 0; i < group; i++) {
+        const float inverse = 1.0f / sums[i];
+        for (size_t k = 0; k < dim; k++) out[i * dim + k] *= inverse;
+      }
+    }
+  }
+}
+
+static void run_attention(ss_session *s, uint32_t layer) {
+  const ss_model *m = s->model;
+  const ss_config *c = &m->config;
+  const ss_layer *l = &m->layers[layer];
+  job j = {.s = s, .layer = l, .kv = &s->kv[layer]};
+
+  norm_and_quantize(&j, s->h, s->n, l->attn_norm);
+  j.outputs[0] = (output){ss_model_matrix(m, l->q), s->q};
+  j.outputs[1] = (output){ss_model_matrix(m, l->k), s->k};
+  j.outputs[2] = (output){ss_model_matrix(m, l->v), s->v};
+  j.n_outputs = 3;
+  matmul(&j);
+
+  parallel(&j, rope_and_store_part, s->n);
+  parallel(&j, attend_part, ss_ceil_div(s->n, SS_ATTN_TILE) * c->n_kv_heads);
+
+  set_input(&j, s->x, s->n, (size_t)c->n_heads * c->head_dim);
+  parallel(&j, quantize_part, s->n);
+  j.outputs[0] = (output){ss_model_matrix(m, l->o), s->out};
+  j.n_outputs = 1;
+  j.add_to_h = true;
+  matmul(&j);
+  s->kv[layer].filled = s->length + s->n;
+}
+
+/* ---- feed-forward ---- */
+
+/* Items are tokens: gate[t] = silu(gate[t]) * up[t], quantised. */
+static void swiglu_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  ss_session *s = j->s;
+  const size_t n_ff = j->acts.cols;
+  for (size_t t = first; t < end; t++) s->kernels->swiglu(s->gate + t * n_ff, s->up + t * n_ff, n_ff);
+  quantize_part(j, first, end, thread);
+}
+
+static void run_feed_forward(ss_session *s, uint32_t layer) {
+  const ss_model *m = s->model;
+  const ss_layer *l = &m->layers[layer];
+  job j = {.s = s, .layer = l};
+
+  norm_and_quantize(&j, s->h, s->n, l->ffn_norm);
+  j.outputs[0] = (output){ss_model_matrix(m, l->gate), s->gate};
+  j.outputs[1] = (output){ss_model_matrix(m, l->up), s->up};
+  j.n_outputs = 2;
+  matmul(&j);
+
+  set_input(&j, s->gate, s->n, m->config.n_ff);
+  parallel(&j, swiglu_part, s->n);
+  j.outputs[0] = (output){ss_model_matrix(m, l->down), s->out};
+  j.n_outputs = 1;
+  j.add_to_h = true;
+  matmul(&j);
+}
+
+void ss_run_block(ss_session *s, uint32_t block) {
+  if (block % 2 == 0) run_attention(s, block / 2);
+  else run_feed_forward(s, block / 2);
+}
+
+/* ---- the two ends ---- */
+
+/* cos and sin of position * theta^(-2i / n_rot), in double up to the last rounding. */
+static void rope_table(ss_session *s) {
+  const ss_model *m = s->model;
+  const ss_config *c = &m->config;
+  const uint32_t half = c->n_rot / 2;
+  const float *factors = m->rope_factors < 0 ? NULL : ss_model_vector(m, (uint32_t)m->rope_factors);
+  for (uint32_t i = 0; i < half; i++) {
+    double frequency = ss_pow(c->rope_theta, -2.0 * i / c->n_rot) * c->rope_scale;
+    if (factors) frequency /= factors[i];
+    for (uint32_t t = 0; t < s->n; t++) {
+      double sine, cosine;
+      ss_sincos((double)(s->length + t) * frequency, &sine, &cosine);
+      s->cosine[t * half + i] = (float)cosine;
+      s->sine[t * half + i] = (float)sine;
+    }
+  }
+}
+
+void ss_run_embedding(ss_session *s) {
+  const ss_matrix w = ss_model_matrix(s->model, s->model->embedding);
+  for (uint32_t t = 0; t < s->n; t++)
+    ss_matrix_row(s->h + (size_t)t * w.cols, &w, (uint32_t)s->tokens[s->n_done + t]);
+  rope_table(s);
+}
+
+/* Items are tokens: x[t] = RMSNorm(input[t]), quantised to 8 bits in row 2t, and what that leaves over in row 2t + 1. */
+static void norm_twice_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  (void)thread;
+  const ss_session *s = j->s;
+  const size_t cols = j->acts.cols, blocks = cols / SS_COLS;
+  for (size_t t = first; t < end; t++) {
+    float *x = s->x + t * cols;
+    int8_t *q = s->act_q + 2 * t * cols;
+    ss_act_block *b = s->act_b + 2 * t * blocks;
+    s->kernels->rmsnorm(x, j->input + t * cols, j->norm, cols, s->model->config.norm_eps);
+    s->kernels->quantize(q, b, x, cols);
+    for (size_t i = 0; i < cols; i++) x[i] -= b[i / SS_COLS].d * (float)q[i];
+    s->kernels->quantize(q + cols, b + blocks, x, cols);
+  }
+}
+
+/* Items are groups of 8 rows of the head: logits = W x of both rows of each token, added. */
+static void head_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  const ss_session *s = j->s;
+  const output *o = &j->outputs[0];
+  const size_t stride = ss_matrix_groups(&o->w) * SS_ROWS, at_once = SS_HEAD_ROWS / SS_ROWS;
+  float *y = s->head_y + thread * s->head_y_each;
+  for (size_t g = first; g < end; g += at_once) {
+    const size_t last = ss_min(g + at_once, end), rows = (last - g) * SS_ROWS;
+    ss_matmul(s->kernels, y - g * SS_ROWS, SS_HEAD_ROWS, &o->w, g, last, &j->acts, s->panel + thread * s->panel_bytes);
+    for (uint32_t t = 0; t < j->acts.n_tokens / 2; t++) {
+      const float *high = y + 2 * t * SS_HEAD_ROWS, *low = high + SS_HEAD_ROWS;
+      float *logits = o->y + t * stride + g * SS_ROWS;
+      for (size_t i = 0; i < rows; i++) logits[i] = high[i] + low[i];
+    }
+  }
+}
+
+/* The head's input is quantised twice, to about 15 bits: an error there goes straight into the logits, and on quantised
+ * weights 8 bits would make a quarter of the whole error. It costs little, since the time goes into reading the head. */
+void ss_run_head(ss_session *s, uint32_t first, uint32_t row) {
+  const ss_model *m = s->model;
+  const uint32_t n = s->n - first;
+  const float *h = s->h + (size_t)first * m->config.n_embd;
+  job j = {.s = s};
+  j.outputs[0] = (output){ss_model_matrix(m, m->head), s->logits + row * ss_padded(m->config.n_vocab)};
+  j.n_outputs = 1;
+  if (ss_packs[j.outputs[0].w.pack].is_float) {
+    norm_and_quantize(&j, h, n, m->output_norm);
+    matmul(&j);
+    return;
+  }
+  set_input(&j, h, n, m->config.n_embd);
+  j.norm = ss_model_vector(m, m->output_norm);
+  parallel(&j, norm_twice_part, n);
+  j.acts.n_tokens = 2 * n;
+  parallel(&j, head_part, ss_matrix_groups(&j.outputs[0].w));
+}
