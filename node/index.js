@@ -1,0 +1,38 @@
+/**
+ * Skipstone in Node.
+ *
+ *     import { load } from 'skipstone';
+ *     const llm = await load('SmolLM2-135M-Instruct.Q4_1.gguf');
+ *     for await (const { text } of llm.generate({ messages: [{ role: 'user', content: 'Hello!' }] })) process.stdout.write(text);
+ *     await llm.free();
+ */
+import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { SkipstoneError } from '../wasm/errors.js';
+import { Llm as Loaded } from '../wasm/llm.js';
+
+export { SkipstoneError } from '../wasm/errors.js';
+export { probe } from '../wasm/loader.js';
+
+/**
+ * @typedef {import('../wasm/options.js').LoadOptions} LoadOptions
+ * @typedef {import('../wasm/options.js').GenerateOptions} GenerateOptions
+ * @typedef {import('../wasm/generate.js').Chunk} Chunk
+ * @typedef {import('../wasm/generate.js').Result} Result
+ * @typedef {import('../wasm/llm.js').Llm} Llm
+ * @typedef {import('../wasm/llm.js').Info} Info
+ */
+
+/**
+ * Loads a GGUF file. The engine runs in a worker thread of its own: the event loop stays free.
+ * @param {string | URL} source path or file: URL
+ * @param {LoadOptions} [options]
+ * @returns {Promise<import('../wasm/llm.js').Llm>}
+ */
+export async function load(source, options = {}) {
+  let path;
+  if (source instanceof URL && source.protocol === 'file:') path = fileURLToPath(source);
+  else if (typeof source === 'string' && source) path = resolve(source);
+  else throw new SkipstoneError('argument', `load: the source is ${String(source)}, want a path or a file: URL`);
+  return Loaded.load(new URL('./worker.js', import.meta.url), { path }, options);
+}

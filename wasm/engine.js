@@ -1,0 +1,564 @@
+/**
+ * The core as an object: the one module that touches wasm memory. Synchronous and for one thread, that of the worker
+ * it lives in; the helpers of the pool are started by `Engine.create`.
+ *
+ * Every call into the core may grow memory, so views are never kept over one: #view() makes them anew when the buffer
+ * has changed. A trap leaves the core in an unknown state: the engine is then dead and says so.
+ */
+import { STATUS_CODES, SkipstoneError } from './errors.js';
+import { loadModule } from './loader.js';
+import { spawn } from './platform.js';
+
+const KIND = { model: 0, tokenizer: 1, session: 2, sampler: 3, stopper: 4 }; // ss_destroy in exports.c
+const ERROR_AT = 256; // io.error in exports.c
+const MASK_BYTES = 128; // sizeof(ss_mask)
+const FEED_BYTES = 4 << 20;
+export const TOKENIZE = { SPECIAL: 1, BOS: 2 };
+
+/**
+ * @typedef {object} Samples  What ss_sampler_options has; seed is 64 bits.
+ * @property {number} temperature
+ * @property {number} topK
+ * @property {number} topP
+ * @property {number} minP
+ * @property {number} repetitionPenalty
+ * @property {number} frequencyPenalty
+ * @property {number} presencePenalty
+ * @property {number} repetitionWindow
+ * @property {bigint} seed
+ *
+ * @typedef {object} ModelInfo
+ * @property {string} architecture
+ * @property {string} name
+ * @property {string} quantisation
+ * @property {string} kernels
+ * @property {number} layers
+ * @property {number} blocks
+ * @property {number} embedding
+ * @property {number} feedForward
+ * @property {number} heads
+ * @property {number} kvHeads
+ * @property {number} headDim
+ * @property {number} vocabulary
+ * @property {number} contextTrained
+ * @property {number} parameters
+ * @property {number} packedBytes
+ * @property {number} ropeTheta
+ * @property {number} normEps
+ * @property {boolean} tiedHead
+ *
+ * @typedef {{macs: number, fileBytes: number, packedBytes: number, kvBytes: number}} BlockCost
+ * @typedef {{bos: number, eos: number, eot: number, unknown: number, pad: number, addBos: boolean}} SpecialTokens
+ */
+
+export class Engine {
+  /** @type {import('./loader.js').Loaded} */ #core;
+  /** @type {Uint8Array} */ #u8 = new Uint8Array();
+  /** @type {DataView} */ #data = new DataView(new ArrayBuffer(0));
+  /** @type {Error | undefined} */ #dead;
+  /** @type {import('./platform.js').Spawned[]} */ #helpers = [];
+  #io = 0;
+  #model = 0;
+  #tokenizer = 0;
+  #session = 0;
+  #sampler = 0;
+  #stopper = 0;
+  #mask = 0; // ss_mask
+  #stream = 0; // ss_detokenizer
+  #feedBuffer = 0;
+  #scratch = 0;
+  #scratchBytes = 0;
+  #tokens = 0; // int32_t[#context]: what ss_session_start borrows
+  #context = 0;
+  #nVocab = 0;
+  #version = { version: '', numerics: 0, layout: 0 };
+  /** @type {SpecialTokens | undefined} */ #special;
+
+  /** @param {import('./loader.js').Loaded} core */
+  constructor(core) {
+    this.#core = core;
+    this.#io = core.exports.ss_start(core.info.threads) >>> 0;
+    if (!this.#io) throw new SkipstoneError('memory', `no memory for ${core.info.threads} threads`);
+    const [numerics, layout, version] = this.#numbers(3);
+    this.#version = { version: this.#cText(version), numerics, layout };
+    this.#mask = this.#alloc(MASK_BYTES);
+    this.#stream = this.#alloc(8);
+  }
+
+  /**
+   * Loads the module and starts its helpers.
+   * @param {import('./loader.js').LoadOptions} options
+   * @param {(reason: string) => void} [onHelperEnd] a helper crashed: the engine must not be used any more
+   */
+  static async create(options, onHelperEnd = () => {}) {
+    const engine = new Engine(await loadModule(options));
+    await engine.#startHelpers(onHelperEnd);
+    return engine;
+  }
+
+  /** @param {(reason: string) => void} onEnd */
+  async #startHelpers(onEnd) {
+    const { module, memory, info, exports } = this.#core;
+    const joined = [];
+    for (let index = 1; index < info.threads; index++) {
+      const stack = exports.ss_worker_stack(index) >>> 0;
+      joined.push(
+        new Promise((/** @type {(value: void) => void} */ resolve, reject) => {
+          /** @param {string} reason */
+          const failed = (reason) => {
+            const error = new SkipstoneError('worker_crashed', `helper thread ${index}: ${reason}`);
+            this.#dead ??= error;
+            reject(error);
+            onEnd(error.message);
+          };
+          const helper = spawn(new URL('./pool-worker.js', import.meta.url), `skipstone helper ${index}`, {
+            onMessage: (message) => {
+              if (message.type === 'ready') helper.post({ module, memory, index, stack });
+              else if (message.type === 'joined') resolve();
+              else if (message.type === 'failed') failed(message.message);
+            },
+            onEnd: failed,
+          });
+          this.#helpers.push(helper);
+        }),
+      );
+    }
+    await Promise.all(joined);
+  }
+
+  /** Ends the helpers. The memory goes when the last reference to the engine does. */
+  async close() {
+    this.#dead ??= new SkipstoneError('freed', 'the engine was closed');
+    this.#core.exports.ss_pool_stop(0);
+    await Promise.all(this.#helpers.map((helper) => helper.terminate()));
+  }
+
+  /* ---- calls and memory ---- */
+
+  /**
+   * @param {string} name
+   * @param {...number} args
+   * @returns {number}
+   */
+  #call(name, ...args) {
+    if (this.#dead) throw this.#dead;
+    try {
+      return Number(this.#core.exports[name](...args));
+    } catch (error) {
+      const text = error instanceof Error ? error.message : String(error);
+      this.#dead = new SkipstoneError('trapped', `the core trapped in ${name}: ${text}`, { cause: error });
+      this.#core.exports.ss_pool_stop(0);
+      throw this.#dead;
+    }
+  }
+
+  /** The error of the call just made. @param {number} [status] */
+  #error(status) {
+    const at = this.#io + ERROR_AT;
+    const code = STATUS_CODES[status ?? this.#view().getInt32(at, true)] ?? 'internal';
+    return new SkipstoneError(code, this.#cText(at + 4) || `status ${status}`);
+  }
+
+  /** @param {string} name @param {...number} args */
+  #checked(name, ...args) {
+    const status = this.#call(name, ...args);
+    if (status < 0) throw this.#error(status);
+    return status;
+  }
+
+  /** A call that returns an object, or NULL and an error. @param {string} name @param {...number} args */
+  #created(name, ...args) {
+    const pointer = this.#call(name, ...args) >>> 0;
+    if (!pointer) throw this.#error();
+    return pointer;
+  }
+
+  #view() {
+    const { buffer } = this.#core.memory;
+    if (this.#data.buffer !== buffer) {
+      this.#u8 = new Uint8Array(buffer);
+      this.#data = new DataView(buffer);
+    }
+    return this.#data;
+  }
+
+  /** The first n of io.numbers. @param {number} n */
+  #numbers(n) {
+    const view = this.#view();
+    return Array.from({ length: n }, (_, i) => view.getFloat64(this.#io + 8 * i, true));
+  }
+
+  /** @param {number} bytes */
+  #alloc(bytes) {
+    const pointer = this.#call('ss_alloc', bytes) >>> 0;
+    if (!pointer) throw new SkipstoneError('memory', `the wasm memory cannot grow by ${bytes} bytes`);
+    this.#view();
+    this.#u8.fill(0, pointer, pointer + bytes);
+    return pointer;
+  }
+
+  /** A buffer that lasts until the next call of #room. @param {number} bytes */
+  #room(bytes) {
+    if (bytes > this.#scratchBytes) {
+      this.#call('ss_free', this.#scratch);
+      this.#scratchBytes = 0;
+      this.#scratch = this.#alloc(Math.max(4096, 2 * bytes));
+      this.#scratchBytes = Math.max(4096, 2 * bytes);
+    }
+    return this.#scratch;
+  }
+
+  /** A copy, since a decoder takes no shared memory. @param {number} at @param {number} length */
+  #text(at, length) {
+    this.#view();
+    return decoder.decode(this.#u8.slice(at, at + length));
+  }
+
+  /** @param {number} at */
+  #cText(at) {
+    this.#view();
+    return this.#text(at, this.#u8.indexOf(0, at) - at);
+  }
+
+  /** @param {number} at @param {Uint8Array} bytes */
+  #write(at, bytes) {
+    this.#view();
+    this.#u8.set(bytes, at);
+  }
+
+  /** Bytes of the wasm memory, and of it what the core uses now and used at most. */
+  memory() {
+    this.#call('ss_heap');
+    const [used, peak] = this.#numbers(2);
+    return { bytes: this.#core.memory.buffer.byteLength, used, peak, maximum: this.#core.info.memoryMaximum };
+  }
+
+  get module() {
+    return this.#core.info;
+  }
+
+  get version() {
+    return this.#version;
+  }
+
+  get dead() {
+    return this.#dead;
+  }
+
+  /* ---- model ---- */
+
+  openModel() {
+    this.#model = this.#created('ss_model_new');
+    this.#feedBuffer = this.#alloc(FEED_BYTES);
+  }
+
+  /**
+   * Hands over a piece of the file.
+   * @param {number} offset
+   * @param {Uint8Array} bytes at most 4 MB
+   */
+  feed(offset, bytes) {
+    if (bytes.length > FEED_BYTES) throw new SkipstoneError('argument', `a piece of ${bytes.length} bytes`);
+    this.#write(this.#feedBuffer, bytes);
+    const status = this.#checked('ss_model_give', this.#model, offset, this.#feedBuffer, bytes.length);
+    const [nextOffset, fileBytes, headerDone] = this.#numbers(3);
+    return { complete: status === 0, nextOffset, fileBytes, headerDone: headerDone !== 0 };
+  }
+
+  /** The file is complete: its buffer can go. */
+  endFeed() {
+    this.#call('ss_free', this.#feedBuffer);
+    this.#feedBuffer = 0;
+  }
+
+  /** @returns {ModelInfo} */
+  modelInfo() {
+    this.#checked('ss_model_about', this.#model);
+    const n = this.#numbers(18);
+    this.#nVocab = n[7];
+    return {
+      architecture: this.#cText(n[14]),
+      name: this.#cText(n[15]),
+      quantisation: this.#cText(n[16]),
+      kernels: this.#cText(n[17]),
+      layers: n[0],
+      blocks: n[1],
+      embedding: n[2],
+      feedForward: n[3],
+      heads: n[4],
+      kvHeads: n[5],
+      headDim: n[6],
+      vocabulary: n[7],
+      contextTrained: n[8],
+      parameters: n[9],
+      packedBytes: n[10],
+      ropeTheta: n[11],
+      normEps: n[12],
+      tiedHead: n[13] !== 0,
+    };
+  }
+
+  /** @param {number} block @returns {BlockCost} */
+  blockCost(block) {
+    this.#checked('ss_model_block', this.#model, block);
+    const [macs, fileBytes, packedBytes, kvBytes] = this.#numbers(4);
+    return { macs, fileBytes, packedBytes, kvBytes };
+  }
+
+  /** A string of the metadata, or undefined. @param {string} key */
+  metaText(key) {
+    const bytes = encoder.encode(`${key}\0`);
+    const at = this.#room(bytes.length);
+    this.#write(at, bytes);
+    if (!this.#call('ss_model_key', this.#model, at, -1)) return undefined;
+    const [type, , , , text, length] = this.#numbers(6);
+    return type === 8 ? this.#text(text, length) : undefined;
+  }
+
+  /* ---- tokenizer ---- */
+
+  openTokenizer() {
+    this.#tokenizer = this.#created('ss_tokenizer_new', this.#model);
+    const [bos, eos, eot, unknown, pad, addBos] = this.#numbers(6);
+    this.#special = { bos, eos, eot, unknown, pad, addBos: addBos !== 0 };
+    return this.#special;
+  }
+
+  /**
+   * @param {string} text
+   * @param {number} flags of TOKENIZE
+   * @returns {Int32Array}
+   */
+  tokenize(text, flags) {
+    const bytes = encoder.encode(text);
+    const capacity = bytes.length + 2; // no token is shorter than a byte, and one BOS
+    const start = (bytes.length + 3) & ~3;
+    const at = this.#room(start + 4 * capacity);
+    this.#write(at, bytes);
+    const n = this.#checked('ss_text_tokens', this.#tokenizer, at, bytes.length, flags, at + start, capacity);
+    if (n > capacity) throw new SkipstoneError('internal', `${n} tokens of ${bytes.length} bytes`);
+    this.#view();
+    return new Int32Array(this.#u8.slice(at + start, at + start + 4 * n).buffer);
+  }
+
+  /** The text of one token, special ones included. @param {number} token */
+  tokenText(token) {
+    if (token < 0) return '';
+    const n = this.#call('ss_token_text', this.#tokenizer, token, 0, 0);
+    const at = this.#room(n);
+    this.#call('ss_token_text', this.#tokenizer, token, at, n);
+    return this.#text(at, n);
+  }
+
+  /** @param {number} token */
+  endsAnswer(token) {
+    return this.#call('ss_token_ends', this.#tokenizer, token) !== 0;
+  }
+
+  /** Starts a stream of text. */
+  startText() {
+    this.#view();
+    this.#u8.fill(0, this.#stream, this.#stream + 8);
+  }
+
+  /** The whole characters that `token` completes; -1 flushes. @param {number} token */
+  addText(token) {
+    for (;;) {
+      const room = this.#room(1024);
+      const capacity = this.#scratchBytes;
+      const n = this.#call('ss_token_stream', this.#stream, this.#tokenizer, token, room, capacity);
+      if (n <= capacity) return n ? this.#text(room, n) : '';
+      this.#room(n);
+    }
+  }
+
+  /* ---- session ---- */
+
+  /**
+   * The mask that skips what `skip` names, as a string that identifies it.
+   * @param {string} skip for example 'attn:3,7-9;ffn:12'
+   * @param {number} layers
+   */
+  parseMask(skip, layers) {
+    const bytes = encoder.encode(`${skip}\0`);
+    const at = this.#room(bytes.length);
+    this.#write(at, bytes);
+    this.#checked('ss_mask_skip', this.#mask, layers, at);
+    this.#view();
+    return new Mask(this.#u8.slice(this.#mask, this.#mask + MASK_BYTES), 2 * layers);
+  }
+
+  /** @param {Mask} mask @param {number} context @param {number} chunk */
+  sessionSize(mask, context, chunk) {
+    this.#write(this.#mask, mask.bytes);
+    this.#call('ss_session_size', this.#model, context, chunk, this.#mask);
+    const [bytes, kvBytes] = this.#numbers(2);
+    return { bytes, kvBytes };
+  }
+
+  /**
+   * Replaces the session. Returns the context that it has.
+   * @param {Mask} mask
+   * @param {number} context 0: the core's default
+   * @param {number} chunk
+   */
+  openSession(mask, context, chunk) {
+    this.closeSession();
+    this.#write(this.#mask, mask.bytes);
+    this.#session = this.#created('ss_session_new', this.#model, context, chunk, this.#mask);
+    [this.#context] = this.#numbers(1);
+    this.#tokens = this.#alloc(4 * this.#context);
+    return this.#context;
+  }
+
+  closeSession() {
+    this.#destroy('session', this.#session);
+    this.#call('ss_free', this.#tokens);
+    this.#session = this.#tokens = 0;
+  }
+
+  get hasSession() {
+    return this.#session !== 0;
+  }
+
+  /** Starts on tokens behind those held, with logits of the last. @param {ArrayLike<number>} tokens */
+  begin(tokens) {
+    if (tokens.length > this.#context) throw new SkipstoneError('context', `${tokens.length} tokens`);
+    const view = this.#view();
+    for (let i = 0; i < tokens.length; i++) view.setInt32(this.#tokens + 4 * i, tokens[i], true);
+    this.#checked('ss_session_start', this.#session, this.#tokens, tokens.length, 1);
+  }
+
+  /** Runs at most so many blocks; true when the logits are there. @param {number} maxBlocks */
+  step(maxBlocks) {
+    return this.#checked('ss_session_step', this.#session, maxBlocks) === 0;
+  }
+
+  /** Gives up what was begun; returns the tokens held. */
+  cancel() {
+    return this.#call('ss_session_stop', this.#session);
+  }
+
+  /** Keeps the first n tokens. @param {number} n */
+  keep(n) {
+    this.#checked('ss_session_keep', this.#session, n);
+  }
+
+  #logits() {
+    const at = this.#call('ss_session_row', this.#session, 0) >>> 0;
+    if (!at) throw new SkipstoneError('state', 'there are no logits');
+    return at;
+  }
+
+  /** The logits' fingerprint, 16 hex digits. */
+  logitsHash() {
+    this.#call('ss_row_hash', this.#logits(), this.#nVocab);
+    const [low, high] = this.#numbers(2);
+    return high.toString(16).padStart(8, '0') + low.toString(16).padStart(8, '0');
+  }
+
+  /* ---- sampler and stop strings ---- */
+
+  /** @param {Samples} o */
+  openSampler(o) {
+    this.closeSampler();
+    const seed = BigInt.asUintN(64, o.seed);
+    const view = this.#view();
+    [
+      o.temperature, o.topK, o.topP, o.minP, o.repetitionPenalty, o.frequencyPenalty, o.presencePenalty,
+      o.repetitionWindow, Number(seed & 0xffffffffn), Number(seed >> 32n),
+    ].forEach((value, i) => view.setFloat64(this.#io + 8 * i, value, true));
+    this.#sampler = this.#created('ss_sampler_new', this.#nVocab);
+  }
+
+  closeSampler() {
+    this.#destroy('sampler', this.#sampler);
+    this.#sampler = 0;
+  }
+
+  /** Puts a token of the prompt into the penalties' window. @param {number} token */
+  accept(token) {
+    this.#call('ss_sampler_take', this.#sampler, token);
+  }
+
+  pick() {
+    return this.#call('ss_sampler_next', this.#sampler, this.#logits());
+  }
+
+  /** @param {string[]} stops */
+  openStopper(stops) {
+    this.closeStopper();
+    const texts = stops.map((stop) => encoder.encode(stop));
+    let at = this.#room(8 * texts.length + texts.reduce((sum, text) => sum + text.length, 0));
+    const pairs = at;
+    at += 8 * texts.length;
+    texts.forEach((text, i) => {
+      this.#view().setUint32(pairs + 8 * i, at, true);
+      this.#view().setUint32(pairs + 8 * i + 4, text.length, true);
+      this.#write(at, text);
+      at += text.length;
+    });
+    this.#stopper = this.#created('ss_stopper_new', pairs, texts.length);
+  }
+
+  closeStopper() {
+    this.#destroy('stopper', this.#stopper);
+    this.#stopper = 0;
+  }
+
+  /**
+   * What of the text may be shown now, and whether a stop string was reached.
+   * @param {string} text
+   * @param {boolean} flush no more text follows
+   */
+  filterStops(text, flush) {
+    if (!this.#stopper) return { text, stopped: false };
+    const bytes = encoder.encode(text);
+    const at = this.#room(bytes.length);
+    this.#write(at, bytes);
+    const stopped = this.#call('ss_stopper_give', this.#stopper, at, bytes.length, flush ? 1 : 0) !== 0;
+    if (this.#view().getInt32(this.#io + ERROR_AT, true) < 0) throw this.#error();
+    const [out, length] = this.#numbers(2);
+    return { text: length ? this.#text(out, length) : '', stopped };
+  }
+
+  /** @param {keyof typeof KIND} kind @param {number} pointer */
+  #destroy(kind, pointer) {
+    if (pointer) this.#call('ss_destroy', KIND[kind], pointer);
+  }
+}
+
+/** Which blocks run: bit 2l is the attention of layer l, bit 2l+1 its feed-forward. */
+export class Mask {
+  /** @param {Uint8Array} bytes @param {number} blocks */
+  constructor(bytes, blocks) {
+    this.bytes = bytes;
+    this.blocks = blocks;
+    this.key = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  }
+
+  /** @param {number} block */
+  runs(block) {
+    return ((this.bytes[block >> 3] >> (block & 7)) & 1) === 1;
+  }
+
+  get blocksRun() {
+    let n = 0;
+    for (let block = 0; block < this.blocks; block++) n += this.runs(block) ? 1 : 0;
+    return n;
+  }
+
+  /** The share of the blocks' MACs that is skipped. @param {BlockCost[]} costs */
+  macsSkipped(costs) {
+    let all = 0;
+    let skipped = 0;
+    costs.forEach(({ macs }, block) => {
+      all += macs;
+      if (!this.runs(block)) skipped += macs;
+    });
+    return all ? skipped / all : 0;
+  }
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true });

@@ -1,0 +1,325 @@
+/**
+ * The face: what `load` gives. It lives on the caller's thread and only passes messages; the engine is in a worker.
+ */
+import { abortError, FATAL_CODES, fromWire, SkipstoneError } from './errors.js';
+import { checkGenerateOptions, checkLoadOptions, samples, skipText } from './options.js';
+import { spawn } from './platform.js';
+import { ChatTemplate } from './template.js';
+
+/**
+ * @typedef {import('./options.js').LoadOptions} LoadOptions
+ * @typedef {import('./options.js').GenerateOptions} GenerateOptions
+ * @typedef {import('./template.js').Message} Message
+ * @typedef {import('./generate.js').Chunk} Chunk
+ * @typedef {import('./generate.js').Result} Result
+ * @typedef {string | {messages: Message[]} | ArrayLike<number>} Prompt
+ *   Text as it is, a chat for the model's template, or tokens.
+ *
+ * @typedef {object} Info
+ * @property {string} version
+ * @property {number} numerics the numerics version: equal numbers, equal logits
+ * @property {number} layout
+ * @property {import('./loader.js').ModuleInfo} module variant, threads, and why not more
+ * @property {import('./engine.js').ModelInfo} model
+ * @property {{size: number, kvBytes: number}} context
+ * @property {{blocksRun: number, blocksTotal: number, macsSkipped: number}} mask of calls without a skip of their own
+ * @property {{bytes: number, used: number, peak: number, maximum: number}} memory of the wasm instance
+ * @property {{module_ms: number, load_ms: number}} timings
+ *
+ * @typedef {object} Pending
+ * @property {(value: any) => void} resolve
+ * @property {(error: Error) => void} reject
+ * @property {(chunk: any) => void} [onChunk]
+ * @property {(progress: any) => void} [onProgress]
+ */
+
+/** The worker and the calls that wait for it. */
+class Client {
+  /** @type {import('./platform.js').Spawned} */ #worker;
+  /** @type {Map<number, Pending>} */ #pending = new Map();
+  /** @type {Error | undefined} */ #dead;
+  #nextId = 1;
+  /** @type {(memory: any) => void} */ onMemory = () => {};
+
+  /** @param {URL | string} workerUrl */
+  constructor(workerUrl) {
+    /** @type {any[]} */
+    let waiting = [];
+    /** @type {(message: any) => void} */
+    this.post = (message) => void waiting.push(message);
+    this.#worker = spawn(workerUrl, 'skipstone engine', {
+      onMessage: (message) => {
+        if (message.type === 'ready') {
+          this.post = (next) => this.#worker.post(next);
+          waiting.forEach((early) => this.post(early));
+          waiting = [];
+        } else if (message.type === 'dead') {
+          void this.end(fromWire(message.error));
+        } else {
+          this.#receive(message);
+        }
+      },
+      onEnd: (reason) => void this.end(new SkipstoneError('worker_crashed', `the engine's worker crashed: ${reason}`)),
+    });
+  }
+
+  /** @param {any} message */
+  #receive({ id, value, error, chunk, progress, memory }) {
+    const pending = this.#pending.get(id);
+    if (memory) this.onMemory(memory);
+    if (!pending) return; // aborted meanwhile
+    if (chunk) return pending.onChunk?.(chunk);
+    if (progress) return pending.onProgress?.(progress);
+    this.#settle(id);
+    if (error) pending.reject(fromWire(error));
+    else pending.resolve(value);
+  }
+
+  /** @param {number} id */
+  #settle(id) {
+    this.#pending.delete(id);
+    if (!this.#pending.size) this.#worker.keepAlive(false);
+  }
+
+  /**
+   * @param {string} call
+   * @param {object} args
+   * @param {{signal?: AbortSignal, onChunk?: (chunk: any) => void, onProgress?: (progress: any) => void}} [listeners]
+   * @returns {{id: number, done: Promise<any>}}
+   */
+  call(call, args, { signal, onChunk, onProgress } = {}) {
+    const id = this.#nextId++;
+    const done = new Promise((resolve, reject) => {
+      if (this.#dead) throw this.#dead;
+      if (signal?.aborted) throw abortError(signal);
+      const abort = () => {
+        this.interrupt(id, 'abort');
+        this.#settle(id);
+        settled();
+        reject(abortError(signal));
+      };
+      const settled = () => signal?.removeEventListener('abort', abort);
+      signal?.addEventListener('abort', abort, { once: true });
+      this.#pending.set(id, {
+        resolve: (value) => (settled(), resolve(value)),
+        reject: (error) => (settled(), reject(error)),
+        onChunk,
+        onProgress,
+      });
+      this.#worker.keepAlive(true);
+      this.post({ id, call, ...args });
+    });
+    return { id, done };
+  }
+
+  /** @param {number} id @param {'abort' | 'cancel'} how */
+  interrupt(id, how) {
+    if (this.#pending.has(id)) this.post({ call: 'interrupt', id, how });
+  }
+
+  /** Ends the worker; what is pending and what comes later rejects with `error`. @param {Error} error */
+  async end(error) {
+    if (!this.#dead) {
+      this.#dead = error;
+      for (const { reject } of [...this.#pending.values()]) reject(error);
+      this.#pending.clear();
+      this.#ended = this.#worker.terminate();
+    }
+    await this.#ended;
+  }
+  /** @type {Promise<void> | undefined} */ #ended;
+}
+
+/**
+ * An answer in the making. Iterate it for the text as it comes, and await `result` for the whole; leaving the loop
+ * cancels it. It runs from the call on, iterated or not.
+ *
+ * @implements {AsyncIterable<Chunk>}
+ */
+export class Generation {
+  /** @type {Chunk[]} */ #chunks = [];
+  /** @type {(() => void)[]} */ #wakers = [];
+  /** @type {{error?: unknown} | undefined} */ #end;
+  #cancel;
+
+  /**
+   * @param {(onChunk: (chunk: Chunk) => void) => {done: Promise<Result>, cancel: () => void}} start
+   */
+  constructor(start) {
+    const { done, cancel } = start((chunk) => {
+      this.#chunks.push(chunk);
+      this.#wake();
+    });
+    this.#cancel = cancel;
+    /** The whole answer. Rejects as the loop does. @type {Promise<Result>} */
+    this.result = done;
+    done.then(
+      () => this.#finish({}),
+      (error) => this.#finish({ error }),
+    );
+  }
+
+  /** @param {{error?: unknown}} end */
+  #finish(end) {
+    this.#end = end;
+    this.#wake();
+  }
+
+  #wake() {
+    this.#wakers.splice(0).forEach((wake) => wake());
+  }
+
+  /** Ends the answer where it is: `result` has what there is and the reason 'cancelled'. */
+  cancel() {
+    this.#cancel();
+  }
+
+  /** @returns {AsyncGenerator<Chunk, void, void>} */
+  async *[Symbol.asyncIterator]() {
+    try {
+      for (;;) {
+        const chunk = this.#chunks.shift();
+        if (chunk) yield chunk;
+        else if (this.#end) break;
+        else await new Promise((resolve) => this.#wakers.push(() => resolve(undefined)));
+      }
+      if (this.#end && 'error' in this.#end) throw this.#end.error;
+    } finally {
+      if (!this.#end) this.cancel();
+    }
+  }
+}
+
+export class Llm {
+  #client;
+  #info;
+  #template;
+
+  /** @param {Client} client @param {any} loaded */
+  constructor(client, loaded) {
+    const { special, template, ...info } = loaded;
+    this.#client = client;
+    /** @type {Info} */
+    this.#info = info;
+    this.#template = { source: template, special, chat: /** @type {ChatTemplate | undefined} */ (undefined) };
+    client.onMemory = (memory) => (this.#info.memory = memory);
+  }
+
+  /**
+   * @param {URL | string} workerUrl
+   * @param {unknown} source as the worker reads it
+   * @param {LoadOptions} options
+   */
+  static async load(workerUrl, source, options) {
+    checkLoadOptions(options);
+    const { threads, variant, sharedMemory, wasmUrl, contextSize = 0, skip = '', onProgress, signal } = options;
+    if (signal?.aborted) throw abortError(signal);
+    const client = new Client(options.workerUrl ?? workerUrl);
+    /** @type {any} */
+    let memory;
+    client.onMemory = (m) => (memory = m);
+    try {
+      const module = { threads, variant, sharedMemory, wasmUrl };
+      const args = { source, module, contextSize, skip: skipText(skip) };
+      const loaded = await client.call('load', args, { signal, onProgress }).done;
+      return new Llm(client, { ...loaded, memory });
+    } catch (error) {
+      await client.end(error instanceof Error ? error : new SkipstoneError('internal', String(error)));
+      throw error;
+    }
+  }
+
+  /** What runs, how and why. A copy. @returns {Info} */
+  get info() {
+    return structuredClone(this.#info);
+  }
+
+  /**
+   * Continues a prompt, or answers a chat. Calls run one after the other.
+   * @param {Prompt} prompt
+   * @param {GenerateOptions} [options]
+   * @returns {Generation}
+   */
+  generate(prompt, options = {}) {
+    checkGenerateOptions(options);
+    const { maxTokens, stop = [], skip, signal } = options;
+    const request = {
+      ...this.#prompt(prompt),
+      maxTokens,
+      samples: samples(options),
+      stop: typeof stop === 'string' ? [stop] : stop,
+      skip: skip === undefined ? undefined : skipText(skip),
+    };
+    return new Generation((onChunk) => {
+      const { id, done } = this.#client.call('generate', { request }, { signal, onChunk });
+      return { done: this.#fatal(done), cancel: () => this.#client.interrupt(id, 'cancel') };
+    });
+  }
+
+  /** @param {Prompt} prompt */
+  #prompt(prompt) {
+    if (typeof prompt === 'string') return { prompt, bos: true };
+    if (typeof prompt === 'object' && prompt !== null && 'messages' in prompt) {
+      const extra = Object.keys(prompt).filter((key) => key !== 'messages');
+      if (extra.length) throw new SkipstoneError('argument', `generate: unknown '${extra[0]}' beside messages`);
+      return { prompt: this.chatTemplate(prompt.messages), bos: false }; // a template writes its own BOS
+    }
+    return { prompt: tokenList('generate', prompt), bos: false };
+  }
+
+  /**
+   * The chat as the text that the model was trained on.
+   * @param {Message[]} messages
+   * @param {{addGenerationPrompt?: boolean, [variable: string]: unknown}} [options] more variables for the template
+   */
+  chatTemplate(messages, { addGenerationPrompt = true, ...variables } = {}) {
+    this.#template.chat ??= new ChatTemplate(this.#template.source, this.#template.special);
+    return this.#template.chat.render(messages, { add_generation_prompt: addGenerationPrompt, ...variables });
+  }
+
+  /**
+   * @param {string} text
+   * @param {{special?: boolean, bos?: boolean}} [options] special: text like <|im_end|> becomes its token (default true);
+   *   bos: a BOS token in front where the model wants one (default false)
+   * @returns {Promise<number[]>}
+   */
+  async tokenize(text, { special = true, bos = false, ...unknown } = {}) {
+    if (typeof text !== 'string') throw new SkipstoneError('argument', `tokenize: the text is ${typeof text}, want a string`);
+    for (const name in unknown) throw new SkipstoneError('argument', `tokenize: unknown option '${name}'; there are special, bos`);
+    return Array.from(await this.#fatal(this.#client.call('tokenize', { text, special, bos }).done));
+  }
+
+  /**
+   * The text of tokens; special ones have none.
+   * @param {ArrayLike<number>} tokens
+   * @returns {Promise<string>}
+   */
+  async detokenize(tokens) {
+    return this.#fatal(this.#client.call('detokenize', { tokens: tokenList('detokenize', tokens) }).done);
+  }
+
+  /** Ends the engine and gives its memory back. What is pending rejects; more calls do nothing. */
+  async free() {
+    await this.#client.end(new SkipstoneError('freed', 'the model was freed'));
+  }
+
+  /**
+   * After a trap nothing of the engine can be trusted: it goes, and all that waits for it.
+   * @template T @param {Promise<T>} done @returns {Promise<T>}
+   */
+  #fatal(done) {
+    done.catch((error) => {
+      if (error instanceof SkipstoneError && FATAL_CODES.has(error.code)) void this.#client.end(error);
+    });
+    return done;
+  }
+}
+
+/** @param {string} call @param {any} tokens */
+function tokenList(call, tokens) {
+  const list = typeof tokens === 'object' && tokens !== null && typeof tokens.length === 'number' ? Array.from(tokens) : undefined;
+  if (!list) throw new SkipstoneError('argument', `${call}: want text, {messages} or tokens, got ${JSON.stringify(tokens)}`);
+  const bad = list.findIndex((token) => !Number.isInteger(token) || token < 0 || token > 0x7fffffff);
+  if (bad >= 0) throw new SkipstoneError('argument', `${call}: token ${bad} is ${JSON.stringify(list[bad])}, want a whole number`);
+  return Int32Array.from(list);
+}

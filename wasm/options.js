@@ -1,0 +1,172 @@
+/**
+ * Options of the public calls: known names, types and ranges. An unknown or impossible one throws and is named.
+ *
+ * @typedef {string | {attn?: number[], ffn?: number[]}} Skip
+ *   The blocks to skip, by layer: 'attn:3,7-9;ffn:12', or {attn: [3, 7, 8, 9], ffn: [12]}.
+ *
+ * @typedef {{phase: 'repack', file: string, loaded: number, total: number}} Progress
+ *
+ * @typedef {object} LoadOptions
+ * @property {number | 'auto'} [threads]
+ * @property {number} [contextSize] tokens; the default is the smaller of 2048 and what the model was trained for
+ * @property {'auto' | 'simd128' | 'relaxed'} [variant]
+ * @property {boolean} [sharedMemory] false: one thread, as where SharedArrayBuffer is missing
+ * @property {Skip} [skip] blocks that every call skips unless it says otherwise
+ * @property {string} [wasmUrl] folder of the wasm modules, ending in '/'
+ * @property {string | URL} [workerUrl] the engine's worker
+ * @property {(progress: Progress) => void} [onProgress]
+ * @property {AbortSignal} [signal]
+ *
+ * @typedef {object} GenerateOptions
+ * @property {number} [maxTokens] default: until the context is full
+ * @property {number} [temperature] 0: greedy; default 0.8
+ * @property {number} [topK] 0: off; default 40
+ * @property {number} [topP] 1: off; default 0.95
+ * @property {number} [minP] 0: off; default 0.05
+ * @property {number} [repetitionPenalty] 1: off, the default
+ * @property {number} [frequencyPenalty] 0: off, the default
+ * @property {number} [presencePenalty] 0: off, the default
+ * @property {number} [repetitionWindow] tokens that the penalties see; default 64
+ * @property {number | bigint} [seed] default: random; the result says which
+ * @property {string | string[]} [stop] texts that end the answer and are not part of it
+ * @property {Skip} [skip]
+ * @property {AbortSignal} [signal]
+ */
+import { SkipstoneError } from './errors.js';
+
+/** @typedef {(value: any) => string | undefined} Check  What was wanted, or undefined when the value is fine. */
+
+/** @param {number} low @param {number} high @returns {Check} */
+const whole = (low, high) => (value) =>
+  Number.isInteger(value) && value >= low && value <= high ? undefined : `a whole number from ${low} to ${high}`;
+/** @param {number} low @param {number} high @returns {Check} */
+const real = (low, high) => (value) =>
+  typeof value === 'number' && value >= low && value <= high ? undefined : `a number from ${low} to ${high}`;
+/** @type {(...values: unknown[]) => Check} */
+const oneOf = (...values) => (value) =>
+  values.includes(value) ? undefined : values.map((v) => (typeof v === 'string' ? `'${v}'` : String(v))).join(', ');
+/** @param {Check} check @param {Check} other @returns {Check} */
+const either = (check, other) => (value) => {
+  const a = check(value);
+  const b = a && other(value);
+  return b && `${a} or ${b}`;
+};
+/** @type {Check} */
+const isFunction = (value) => (typeof value === 'function' ? undefined : 'a function');
+/** @type {Check} */
+const isText = (value) => (typeof value === 'string' ? undefined : 'a string');
+/** @type {Check} */
+const isSignal = (value) =>
+  typeof value?.addEventListener === 'function' && typeof value.aborted === 'boolean' ? undefined : 'an AbortSignal';
+/** @type {Check} */
+const isSeed = (value) =>
+  (typeof value === 'bigint' && value >= 0n && value < 1n << 64n) || (Number.isSafeInteger(value) && value >= 0)
+    ? undefined
+    : 'a whole number from 0, a bigint beyond 2^53';
+/** @type {Check} */
+const isStop = (value) => {
+  const list = Array.isArray(value) ? value : [value];
+  return list.every((stop) => typeof stop === 'string' && stop.length > 0) ? undefined : 'a non-empty string or an array of them';
+};
+/** @type {Check} */
+const isSkip = (value) => {
+  if (typeof value === 'string') return undefined;
+  const wanted = "'attn:3,7;ffn:12' or {attn: [3, 7], ffn: [12]}";
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return wanted;
+  const fine = Object.entries(value).every(
+    ([key, layers]) =>
+      (key === 'attn' || key === 'ffn') && Array.isArray(layers) && layers.every((l) => Number.isInteger(l) && l >= 0),
+  );
+  return fine ? undefined : wanted;
+};
+
+/** @type {Record<string, Check>} */
+const LOAD = {
+  threads: either(oneOf('auto'), whole(1, 64)),
+  contextSize: whole(1, 2 ** 31 - 1),
+  variant: oneOf('auto', 'simd128', 'relaxed'),
+  sharedMemory: oneOf(true, false),
+  skip: isSkip,
+  wasmUrl: isText,
+  workerUrl: (value) => (value instanceof URL ? undefined : isText(value)),
+  onProgress: isFunction,
+  signal: isSignal,
+};
+
+/** @type {Record<string, Check>} */
+const GENERATE = {
+  maxTokens: whole(1, 2 ** 31 - 1),
+  temperature: real(0, 100),
+  topK: whole(0, 2 ** 31 - 1),
+  topP: real(0, 1),
+  minP: real(0, 1),
+  repetitionPenalty: real(0.01, 100),
+  frequencyPenalty: real(-100, 100),
+  presencePenalty: real(-100, 100),
+  repetitionWindow: whole(1, 65536),
+  seed: isSeed,
+  stop: isStop,
+  skip: isSkip,
+  signal: isSignal,
+};
+
+/**
+ * @param {string} call
+ * @param {unknown} options
+ * @param {Record<string, Check>} known
+ */
+function check(call, options, known) {
+  if (typeof options !== 'object' || options === null) throw new SkipstoneError('argument', `${call}: options must be an object`);
+  for (const [name, value] of Object.entries(options)) {
+    if (!Object.hasOwn(known, name)) {
+      throw new SkipstoneError('argument', `${call}: unknown option '${name}'; there are ${Object.keys(known).join(', ')}`);
+    }
+    const wanted = value === undefined ? undefined : known[name](value);
+    if (wanted) throw new SkipstoneError('argument', `${call}: ${name} is ${show(value)}, want ${wanted}`);
+  }
+}
+
+/** @param {unknown} value */
+function show(value) {
+  if (typeof value === 'bigint') return `${value}n`;
+  if (typeof value === 'function') return 'a function';
+  return JSON.stringify(value) ?? String(value);
+}
+
+/** @param {unknown} options @returns {asserts options is LoadOptions} */
+export function checkLoadOptions(options) {
+  check('load', options, LOAD);
+}
+
+/** @param {unknown} options @returns {asserts options is GenerateOptions} */
+export function checkGenerateOptions(options) {
+  check('generate', options, GENERATE);
+}
+
+/** The core's spelling of a skip. @param {Skip} skip */
+export function skipText(skip) {
+  if (typeof skip === 'string') return skip;
+  return ['attn', 'ffn']
+    .filter((kind) => skip[/** @type {'attn' | 'ffn'} */ (kind)]?.length)
+    .map((kind) => `${kind}:${skip[/** @type {'attn' | 'ffn'} */ (kind)]?.join(',')}`)
+    .join(';');
+}
+
+/**
+ * The sampler's settings with the core's defaults (ss_sampler_defaults).
+ * @param {GenerateOptions} o
+ * @returns {import('./engine.js').Samples}
+ */
+export function samples(o) {
+  return {
+    temperature: o.temperature ?? 0.8,
+    topK: o.topK ?? 40,
+    topP: o.topP ?? 0.95,
+    minP: o.minP ?? 0.05,
+    repetitionPenalty: o.repetitionPenalty ?? 1,
+    frequencyPenalty: o.frequencyPenalty ?? 0,
+    presencePenalty: o.presencePenalty ?? 0,
+    repetitionWindow: o.repetitionWindow ?? 64,
+    seed: BigInt(o.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]),
+  };
+}

@@ -1,0 +1,135 @@
+/**
+ * The few things that Node and browsers name differently: workers, their ports, bytes of a file beside this one.
+ *
+ * @typedef {object} Port  The other side of a worker.
+ * @property {(message: any, transfer?: any[]) => void} post
+ * @property {(listener: (message: any) => void) => void} listen  One listener; messages wait for it.
+ * @property {() => void} close  Nothing more is listened to: the worker can end.
+ *
+ * @typedef {object} Spawned  A worker, seen by who made it.
+ * @property {(message: any) => void} post
+ * @property {() => Promise<void>} terminate
+ * @property {(busy: boolean) => void} keepAlive  Whether the process must stay for it (Node).
+ *
+ * @typedef {object} SpawnEvents
+ * @property {(message: any) => void} onMessage
+ * @property {(reason: string) => void} onEnd  It crashed or ended, and not by terminate().
+ */
+
+/** @typedef {typeof import('node:worker_threads')} WorkerThreads */
+
+const process = /** @type {any} */ (globalThis).process;
+export const isNode = typeof process?.versions?.node === 'string' && !process.versions.electron;
+
+/** A specifier that bundlers for the web leave alone. @param {string} name */
+const builtin = (name) => import(/* webpackIgnore: true */ /* @vite-ignore */ `node:${name}`);
+
+/** @type {WorkerThreads | undefined} */
+const threads = isNode ? await builtin('worker_threads') : undefined;
+
+/** How many threads can run at once here. */
+export async function availableThreads() {
+  if (isNode) return /** @type {typeof import('node:os')} */ (await builtin('os')).availableParallelism();
+  return globalThis.navigator?.hardwareConcurrency ?? 1;
+}
+
+/**
+ * Starts a module worker.
+ * @param {URL | string} url
+ * @param {string} name
+ * @param {SpawnEvents} events
+ * @returns {Spawned}
+ */
+export function spawn(url, name, { onMessage, onEnd }) {
+  let ended = false;
+  /** @param {string} reason */
+  const end = (reason) => {
+    if (!ended) onEnd(reason);
+    ended = true;
+  };
+  if (threads) {
+    const worker = new threads.Worker(new URL(url), { name });
+    worker.on('message', onMessage);
+    worker.on('error', (error) => end(error instanceof Error ? (error.stack ?? error.message) : String(error)));
+    worker.on('messageerror', (error) => end(`a message could not be read: ${error.message}`));
+    worker.on('exit', (code) => end(`it ended with code ${code}`));
+    return {
+      post: (message) => worker.postMessage(message),
+      async terminate() {
+        ended = true;
+        await worker.terminate();
+      },
+      keepAlive: (busy) => (busy ? worker.ref() : worker.unref()),
+    };
+  }
+  const worker = new Worker(url, { type: 'module', name });
+  worker.onmessage = (event) => onMessage(event.data);
+  worker.onmessageerror = () => end('a message could not be read');
+  worker.onerror = (event) => {
+    event.preventDefault();
+    end(event.message || `the worker at ${url} did not load`);
+  };
+  return {
+    post: (message) => worker.postMessage(message),
+    async terminate() {
+      ended = true;
+      worker.terminate();
+    },
+    keepAlive() {},
+  };
+}
+
+/**
+ * Inside a worker: the way to who made it.
+ * @returns {Port}
+ */
+export function parentPort() {
+  const port = threads?.parentPort;
+  if (port) {
+    return {
+      post: (message, transfer) => port.postMessage(message, transfer),
+      listen: (listener) => void port.on('message', listener),
+      close: () => port.close(),
+    };
+  }
+  const scope = /** @type {any} */ (globalThis);
+  return {
+    post: (message, transfer) => scope.postMessage(message, transfer ?? []),
+    listen: (listener) => {
+      scope.onmessage = (/** @type {MessageEvent} */ event) => listener(event.data);
+    },
+    close: () => scope.close(),
+  };
+}
+
+/**
+ * Lets waiting messages and timers have their turn, then goes on.
+ * @type {() => Promise<void>}
+ */
+export const yieldToMessages = (() => {
+  if (typeof setImmediate === 'function') return () => new Promise((resolve) => setImmediate(resolve));
+  const channel = new MessageChannel();
+  /** @type {(() => void)[]} */
+  const waiting = [];
+  channel.port1.onmessage = () => waiting.shift()?.();
+  return () =>
+    new Promise((resolve) => {
+      waiting.push(resolve);
+      channel.port2.postMessage(0);
+    });
+})();
+
+/**
+ * The whole of a small file by URL.
+ * @param {URL} url
+ * @returns {Promise<Uint8Array<ArrayBuffer>>}
+ */
+export async function readUrl(url) {
+  if (isNode && url.protocol === 'file:') {
+    const { readFile } = /** @type {typeof import('node:fs/promises')} */ (await builtin('fs/promises'));
+    return new Uint8Array(await readFile(url));
+  }
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: the server answered ${response.status} ${response.statusText}`);
+  return new Uint8Array(await response.arrayBuffer());
+}

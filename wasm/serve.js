@@ -1,0 +1,198 @@
+/**
+ * The engine's worker, but for how a model's bytes are read: node/worker.js gives that.
+ *
+ *   in    {id, call: 'load' | 'generate' | 'tokenize' | 'detokenize', ...}; {call: 'interrupt', id, how}
+ *   out   {type: 'ready'}; then for each id any number of {id, chunk} or {id, progress}, and one {id, value, memory}
+ *         or {id, error}; {type: 'dead', error} when a helper crashed
+ *
+ * Calls run one after the other in the order they came; interrupts act at once.
+ */
+import { Engine, TOKENIZE } from './engine.js';
+import { FATAL_CODES, SkipstoneError, toWire } from './errors.js';
+import { Aborted, Runner } from './generate.js';
+import { parentPort } from './platform.js';
+
+const READ_BYTES = 4 << 20;
+
+/**
+ * @typedef {object} Source  Where the model's file is read from.
+ * @property {string} name for messages
+ * @property {number} size
+ * @property {(offset: number, buffer: Uint8Array) => Promise<number>} read returns how many bytes it got; 0: the end
+ * @property {() => Promise<void>} close
+ *
+ * @typedef {object} LoadCall
+ * @property {any} source as the host's `open` takes it
+ * @property {import('./loader.js').LoadOptions} module
+ * @property {number} contextSize 0: the core's default
+ * @property {string} skip
+ */
+
+/** @param {(source: any) => Promise<Source>} open */
+export function serve(open) {
+  const port = parentPort();
+  /** @type {Engine | undefined} */ let engine;
+  /** @type {Runner | undefined} */ let runner;
+  /** @type {any[]} */ const queue = [];
+  /** @type {Map<number, 'abort' | 'cancel'>} */ const interrupts = new Map();
+  /** @type {number | undefined} */ let current;
+
+  /** @param {any} message */
+  async function answer(message) {
+    const { id, call } = message;
+    if (call === 'load') {
+      return load(message, (progress) => port.post({ id, progress }));
+    }
+    if (!engine || !runner) throw new SkipstoneError('state', `${call} before load`);
+    if (call === 'generate') {
+      return runner.generate(message.request, (chunk) => port.post({ id, chunk }), () => interrupts.get(id));
+    }
+    if (call === 'tokenize') {
+      return engine.tokenize(message.text, (message.special ? TOKENIZE.SPECIAL : 0) | (message.bos ? TOKENIZE.BOS : 0));
+    }
+    if (call === 'detokenize') {
+      engine.startText();
+      let text = '';
+      for (const token of message.tokens) text += engine.addText(token);
+      return text + engine.addText(-1);
+    }
+    throw new SkipstoneError('internal', `no call ${call}`);
+  }
+
+  async function work() {
+    for (let message = queue.shift(); message; message = queue.shift()) {
+      const { id } = message;
+      current = id;
+      try {
+        if (interrupts.has(id)) throw new Aborted();
+        const value = await answer(message);
+        port.post({ id, value, memory: engine?.memory() });
+      } catch (error) {
+        if (error instanceof Aborted) port.post({ id, error: { code: 'aborted', message: 'the call was aborted' } });
+        else port.post({ id, error: toWire(error) });
+        if (error instanceof SkipstoneError && FATAL_CODES.has(error.code)) port.post({ type: 'dead', error: toWire(error) });
+      }
+      interrupts.delete(id);
+    }
+    current = undefined;
+  }
+
+  port.listen((message) => {
+    if (message.call === 'interrupt') {
+      const { id, how } = message;
+      if (id === current || queue.some((waiting) => waiting.id === id)) interrupts.set(id, how); // else it is done
+      return;
+    }
+    queue.push(message);
+    if (current === undefined) void work();
+  });
+  port.post({ type: 'ready' });
+
+  /**
+   * @param {LoadCall} call
+   * @param {(progress: import('./options.js').Progress) => void} onProgress
+   */
+  async function load({ source: from, module, contextSize, skip }, onProgress) {
+    const started = performance.now();
+    const source = await open(from);
+    try {
+      engine = await Engine.create(module, (reason) =>
+        port.post({ type: 'dead', error: { code: 'worker_crashed', message: reason } }),
+      );
+      engine.openModel();
+      const moduleMs = performance.now() - started;
+      await feed(engine, source, contextSize, onProgress);
+      const special = engine.openTokenizer();
+      const model = engine.modelInfo();
+      const costs = Array.from({ length: model.blocks }, (_, block) => engine?.blockCost(block) ?? never());
+      const chunk = chunkTokens(costs);
+      runner = new Runner(engine, { layers: model.layers, costs, contextSize, chunk, skip });
+      const mask = runner.open();
+      return {
+        ...engine.version,
+        module: engine.module,
+        model,
+        context: { size: runner.context, kvBytes: engine.sessionSize(mask, contextSize, chunk).kvBytes },
+        mask: { blocksRun: mask.blocksRun, blocksTotal: mask.blocks, macsSkipped: mask.macsSkipped(costs) },
+        special: {
+          ...special,
+          bosText: engine.tokenText(special.bos),
+          eosText: engine.tokenText(special.eos),
+          unknownText: engine.tokenText(special.unknown),
+          padText: engine.tokenText(special.pad),
+        },
+        template: engine.metaText('tokenizer.chat_template'),
+        timings: { module_ms: moduleMs, load_ms: performance.now() - started },
+      };
+    } finally {
+      await source.close();
+    }
+  }
+}
+
+/**
+ * Tokens per prefill step: as many as keep the largest block short, since an abort waits for the end of a block.
+ * Results do not depend on it.
+ * @param {import('./engine.js').BlockCost[]} costs
+ */
+function chunkTokens(costs) {
+  const tokens = 0.5e9 / Math.max(...costs.map(({ macs }) => macs));
+  return Math.min(128, Math.max(32, Math.floor(tokens / 8) * 8));
+}
+
+/** @returns {never} */
+function never() {
+  throw new SkipstoneError('internal', 'the engine is gone');
+}
+
+/**
+ * Streams the file through the core's repack; at no time is more than a piece of it held.
+ * @param {Engine} engine
+ * @param {Source} source
+ * @param {number} contextSize
+ * @param {(progress: import('./options.js').Progress) => void} onProgress
+ */
+async function feed(engine, source, contextSize, onProgress) {
+  const buffer = new Uint8Array(READ_BYTES);
+  let at = 0;
+  let known = false;
+  for (let complete = false; !complete; ) {
+    const n = await source.read(at, buffer);
+    if (!n) throw truncated(engine, source, at);
+    let state;
+    try {
+      state = engine.feed(at, buffer.subarray(0, n));
+    } catch (error) {
+      if (!(error instanceof SkipstoneError) || engine.dead) throw error;
+      throw new SkipstoneError(error.code, `${source.name}: ${error.message}`, { cause: error });
+    }
+    at += n;
+    complete = state.complete;
+    if (state.headerDone && !known) {
+      known = true;
+      if (state.fileBytes > source.size) throw truncated(engine, source, source.size, state.fileBytes);
+      checkRoom(engine, contextSize);
+    }
+    onProgress({ phase: 'repack', file: source.name, loaded: at, total: known ? state.fileBytes : source.size });
+  }
+  engine.endFeed();
+}
+
+/** @param {Engine} engine @param {Source} source @param {number} at @param {number} [wanted] */
+function truncated(engine, source, at, wanted) {
+  const where = wanted ? `its header describes ${wanted}` : 'before the end of its header';
+  const verb = wanted ? 'has' : 'ends after';
+  return new SkipstoneError('format', `${source.name}: the file ${verb} ${at} bytes, ${where}: it is truncated`);
+}
+
+/** What cannot fit is refused when the header is known, before the rest is read. @param {Engine} engine @param {number} contextSize */
+function checkRoom(engine, contextSize) {
+  const { contextTrained, packedBytes } = engine.modelInfo();
+  if (contextTrained && contextSize > contextTrained) {
+    throw new SkipstoneError('argument', `contextSize is ${contextSize}, the model was trained for ${contextTrained} tokens`);
+  }
+  const { maximum } = engine.memory();
+  if (packedBytes > maximum) {
+    throw new SkipstoneError('memory', `the weights take ${packedBytes} bytes, the wasm memory may grow to ${maximum}`);
+  }
+}
