@@ -1,0 +1,11 @@
+/* The commands. Each takes its own argv (argv[0] is the command's name) and returns an exit code. */
+#ifndef SS_TOOL_COMMANDS_H
+#define SS_TOOL_COMMANDS_H
+
+int cmd_run(int argc, char **argv);
+int cmd_chat(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+
+#endif
