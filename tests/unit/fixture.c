@@ -31,6 +31,15 @@ ss_model *load_model(const char *path, const ss_kernels *kernels) {
   return m;
 }
 
+ss_session *run_tokens(const ss_model *m, const int32_t *tokens, uint32_t n) {
+  ss_session *s;
+  ss_error err = {0};
+  if (ss_session_create(&s, m, &(ss_session_options){.context = n, .max_logits = n}, &test_host, &err) ||
+      ss_session_begin(s, tokens, n, n, &err) || ss_session_run(s, 0, &err))
+    fail_msg("%s", err.message);
+  return s;
+}
+
 size_t json_numbers(const char *json, const char *key, double *out, size_t capacity) {
   char quoted[64];
   snprintf(quoted, sizeof quoted, "\"%s\"", key);
