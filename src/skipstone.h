@@ -29,7 +29,8 @@ extern "C" {
 
 /* ---- Status and errors ------------------------------------------------------------------------------------------ */
 
-typedef enum ss_status { /* values are stable */
+/* Values are stable. */
+typedef enum ss_status {
   SS_OK = 0,
   SS_MORE = 1,           /* not an error: more work or more bytes are due */
   SS_E_ARGUMENT = -1,    /* an argument or option is impossible */
@@ -159,9 +160,21 @@ typedef struct ss_text {
   const char *data;
   size_t len;
 } ss_text;
-typedef enum ss_meta_type { /* GGUF's numbering */
-  SS_META_U8, SS_META_I8, SS_META_U16, SS_META_I16, SS_META_U32, SS_META_I32, SS_META_F32, SS_META_BOOL,
-  SS_META_STRING, SS_META_ARRAY, SS_META_U64, SS_META_I64, SS_META_F64,
+/* GGUF's numbering. */
+typedef enum ss_meta_type {
+  SS_META_U8,
+  SS_META_I8,
+  SS_META_U16,
+  SS_META_I16,
+  SS_META_U32,
+  SS_META_I32,
+  SS_META_F32,
+  SS_META_BOOL,
+  SS_META_STRING,
+  SS_META_ARRAY,
+  SS_META_U64,
+  SS_META_I64,
+  SS_META_F64,
 } ss_meta_type;
 typedef struct ss_meta {
   ss_text key;
@@ -256,7 +269,7 @@ void ss_session_cancel(ss_session *session);
 /* Row i of the logits asked for, [n_vocab] f32, valid until the next begin. NULL when there is no such row. */
 float *ss_session_logits(ss_session *session, size_t i);
 
-uint32_t ss_session_length(const ss_session *session);  /* tokens held */
+uint32_t ss_session_length(const ss_session *session); /* tokens held */
 uint32_t ss_session_context(const ss_session *session); /* tokens it can hold */
 ss_status ss_session_truncate(ss_session *session, uint32_t n_tokens, ss_error *err); /* keep the first n_tokens */
 const ss_mask *ss_session_mask(const ss_session *session);
@@ -272,10 +285,10 @@ uint64_t ss_logits_hash(const float *logits, size_t n);
 /* ---- Sampler ---------------------------------------------------------------------------------------------------- */
 
 typedef struct ss_sampler_options {
-  float temperature;        /* 0: greedy */
-  uint32_t top_k;           /* 0: off */
-  float top_p;              /* 1: off */
-  float min_p;              /* 0: off */
+  float temperature; /* 0: greedy */
+  uint32_t top_k; /* 0: off */
+  float top_p; /* 1: off */
+  float min_p; /* 0: off */
   float repetition_penalty; /* 1: off; applies to the last repetition_window tokens */
   float frequency_penalty, presence_penalty; /* 0: off; over the same window */
   uint32_t repetition_window; /* 0: 64 */

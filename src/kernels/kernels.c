@@ -18,7 +18,8 @@ const ss_kernels *ss_kernels_at(size_t i) {
   size_t n = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
     sets[n++] = &ss_kernels_avx512vnni;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) sets[n++] = &ss_kernels_avx2;
 #elif defined(__aarch64__)
@@ -51,12 +52,9 @@ void ss_matmul(const ss_kernels *k, float *y, size_t y_stride, const ss_matrix *
   const uint8_t *data = (const uint8_t *)w->data + first * ss_pack_group_bytes(w->pack, w->cols);
   const size_t n_groups = end - first, n_blocks = w->cols / SS_COLS;
   y += first * SS_ROWS;
-  if (ss_packs[w->pack].is_float)
-    k->fgemm[w->pack](y, y_stride, data, n_groups * SS_ROWS, w->cols, x->x, x->n_tokens);
-  else if (x->n_tokens == 1)
-    k->gemv[w->pack](y, data, n_groups, n_blocks, x->q, x->b);
-  else
-    k->gemm[w->pack](y, y_stride, data, n_groups, n_blocks, x->q, x->b, x->n_tokens, panel);
+  if (ss_packs[w->pack].is_float) k->fgemm[w->pack](y, y_stride, data, n_groups * SS_ROWS, w->cols, x->x, x->n_tokens);
+  else if (x->n_tokens == 1) k->gemv[w->pack](y, data, n_groups, n_blocks, x->q, x->b);
+  else k->gemm[w->pack](y, y_stride, data, n_groups, n_blocks, x->q, x->b, x->n_tokens, panel);
 }
 
 void ss_hadamard(float *x, size_t n) {
@@ -78,7 +76,9 @@ void ss_matrix_row(float *x, const ss_matrix *w, uint32_t row) {
     const size_t i = c / SS_COLS;
     switch (w->pack) {
       case SS_PACK_F32: x[c] = ((const float *)(const void *)group)[(size_t)r * w->cols + c]; break;
-      case SS_PACK_F16: x[c] = ss_float_of_half(((const uint16_t *)(const void *)group)[(size_t)r * w->cols + c]); break;
+      case SS_PACK_F16:
+        x[c] = ss_float_of_half(((const uint16_t *)(const void *)group)[(size_t)r * w->cols + c]);
+        break;
       case SS_PACK_BF16:
         x[c] = ss_float_of_bits((uint32_t)((const uint16_t *)(const void *)group)[(size_t)r * w->cols + c] << 16);
         break;

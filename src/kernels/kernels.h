@@ -27,7 +27,9 @@ typedef struct ss_acts {
 
 /* Scratch of a GEMM call: one or two groups of 8 rows, widened. */
 #define SS_PANEL_BLOCK_BYTES 640 /* 16 x 32 codes in 8 bits (or 8 x 32 in 16), and scales and minima of 16 rows */
-static inline size_t ss_panel_bytes(uint32_t cols) { return ss_align((size_t)(cols / SS_COLS + 1) * SS_PANEL_BLOCK_BYTES); }
+static inline size_t ss_panel_bytes(uint32_t cols) {
+  return ss_align((size_t)(cols / SS_COLS + 1) * SS_PANEL_BLOCK_BYTES);
+}
 
 /* One token: y[8 * g + r] for groups g of w (n_groups of n_blocks blocks each). */
 typedef void ss_gemv_fn(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,

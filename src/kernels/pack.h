@@ -26,7 +26,9 @@
 #define SS_COLS 32  /* columns of a block */
 
 typedef enum ss_pack {
-  SS_PACK_F32, SS_PACK_F16, SS_PACK_BF16,
+  SS_PACK_F32,
+  SS_PACK_F16,
+  SS_PACK_BF16,
   SS_PACK_4,  /* Q4_0: offset 8 */
   SS_PACK_4M, /* Q4_1, Q4_K: minimum */
   SS_PACK_5,  /* Q5_0: offset 16 */
@@ -36,12 +38,30 @@ typedef enum ss_pack {
   SS_PACK_COUNT,
 } ss_pack;
 
-typedef struct ss_block4 { float d[8]; uint8_t q[128]; } ss_block4;
-typedef struct ss_block4m { float d[8], m[8]; uint8_t q[128]; } ss_block4m;
-typedef struct ss_block5 { float d[8]; uint8_t h[32], q[128]; } ss_block5;
-typedef struct ss_block5m { float d[8], m[8]; uint8_t h[32], q[128]; } ss_block5m;
-typedef struct ss_block6 { float d[2][8]; uint8_t h[64], q[128]; } ss_block6; /* d[c / 16][row] */
-typedef struct ss_block8 { float d[8]; int8_t q[256]; } ss_block8;
+typedef struct ss_block4 {
+  float d[8];
+  uint8_t q[128];
+} ss_block4;
+typedef struct ss_block4m {
+  float d[8], m[8];
+  uint8_t q[128];
+} ss_block4m;
+typedef struct ss_block5 {
+  float d[8];
+  uint8_t h[32], q[128];
+} ss_block5;
+typedef struct ss_block5m {
+  float d[8], m[8];
+  uint8_t h[32], q[128];
+} ss_block5m;
+typedef struct ss_block6 {
+  float d[2][8];
+  uint8_t h[64], q[128];
+} ss_block6; /* d[c / 16][row] */
+typedef struct ss_block8 {
+  float d[8];
+  int8_t q[256];
+} ss_block8;
 
 _Static_assert(sizeof(ss_block4) == 160 && sizeof(ss_block4m) == 192, "8 x 32 four-bit codes and their scales");
 _Static_assert(sizeof(ss_block5) == 192 && sizeof(ss_block5m) == 224, "8 x 32 five-bit codes and their scales");

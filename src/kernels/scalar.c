@@ -82,24 +82,24 @@ static void add_block(float acc[SS_ROWS], const block *b, const int8_t *q, const
   }
 }
 
-#define MATMUL(name, type)                                                                                             \
-  void ss_gemm_##name##_scalar(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks,             \
-                               const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {                 \
-    (void)panel;                                                                                                       \
-    const type *packed = w;                                                                                            \
-    for (size_t g = 0; g < n_groups; g++, y += SS_ROWS) {                                                              \
-      for (size_t t = 0; t < n_tokens; t++) memset(y + t * y_stride, 0, SS_ROWS * sizeof *y);                          \
-      for (size_t i = 0; i < n_blocks; i++) {                                                                          \
-        block b;                                                                                                       \
-        unpack_##name(&b, packed++);                                                                                   \
-        for (size_t t = 0; t < n_tokens; t++)                                                                          \
-          add_block(y + t * y_stride, &b, q + (t * n_blocks + i) * SS_COLS, a + t * n_blocks + i);                     \
-      }                                                                                                                \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  void ss_gemv_##name##_scalar(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,             \
-                               const ss_act_block *a) {                                                                \
-    ss_gemm_##name##_scalar(y, 0, w, n_groups, n_blocks, q, a, 1, NULL);                                               \
+#define MATMUL(name, type)                                                                                 \
+  void ss_gemm_##name##_scalar(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks, \
+                               const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {     \
+    (void)panel;                                                                                           \
+    const type *packed = w;                                                                                \
+    for (size_t g = 0; g < n_groups; g++, y += SS_ROWS) {                                                  \
+      for (size_t t = 0; t < n_tokens; t++) memset(y + t * y_stride, 0, SS_ROWS * sizeof *y);              \
+      for (size_t i = 0; i < n_blocks; i++) {                                                              \
+        block b;                                                                                           \
+        unpack_##name(&b, packed++);                                                                       \
+        for (size_t t = 0; t < n_tokens; t++)                                                              \
+          add_block(y + t * y_stride, &b, q + (t * n_blocks + i) * SS_COLS, a + t * n_blocks + i);         \
+      }                                                                                                    \
+    }                                                                                                      \
+  }                                                                                                        \
+  void ss_gemv_##name##_scalar(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q, \
+                               const ss_act_block *a) {                                                    \
+    ss_gemm_##name##_scalar(y, 0, w, n_groups, n_blocks, q, a, 1, NULL);                                   \
   }
 
 MATMUL(4, ss_block4)
@@ -109,16 +109,16 @@ MATMUL(5m, ss_block5m)
 MATMUL(6, ss_block6)
 MATMUL(8, ss_block8)
 
-#define FLOAT_KERNEL(name, type, to_float)                                                                             \
-  void ss_fgemm_##name##_scalar(float *y, size_t y_stride, const void *w, size_t n_rows, size_t cols, const float *x,  \
-                                size_t n_tokens) {                                                                     \
-    for (size_t t = 0; t < n_tokens; t++, y += y_stride, x += cols)                                                    \
-      for (size_t r = 0; r < n_rows; r++) {                                                                            \
-        const type *row = (const type *)w + r * cols;                                                                  \
-        float lane[8] = {0};                                                                                           \
-        for (size_t k = 0; k < cols; k++) lane[k % 8] += to_float(row[k]) * x[k];                                      \
-        y[r] = ss_lane_sum(lane);                                                                                      \
-      }                                                                                                                \
+#define FLOAT_KERNEL(name, type, to_float)                                                                            \
+  void ss_fgemm_##name##_scalar(float *y, size_t y_stride, const void *w, size_t n_rows, size_t cols, const float *x, \
+                                size_t n_tokens) {                                                                    \
+    for (size_t t = 0; t < n_tokens; t++, y += y_stride, x += cols)                                                   \
+      for (size_t r = 0; r < n_rows; r++) {                                                                           \
+        const type *row = (const type *)w + r * cols;                                                                 \
+        float lane[8] = {0};                                                                                          \
+        for (size_t k = 0; k < cols; k++) lane[k % 8] += to_float(row[k]) * x[k];                                     \
+        y[r] = ss_lane_sum(lane);                                                                                     \
+      }                                                                                                               \
   }
 
 #define SAME(x) (x)
@@ -195,10 +195,19 @@ const ss_kernels ss_kernels_scalar = {
 #define SS_KERNEL(result, entry, args) .entry = ss_##entry##_scalar,
 #include "kernels/kernels.def"
 #undef SS_KERNEL
-    .gemv = {[SS_PACK_4] = ss_gemv_4_scalar, [SS_PACK_4M] = ss_gemv_4m_scalar, [SS_PACK_5] = ss_gemv_5_scalar,
-             [SS_PACK_5M] = ss_gemv_5m_scalar, [SS_PACK_6] = ss_gemv_6_scalar, [SS_PACK_8] = ss_gemv_8_scalar},
-    .gemm = {[SS_PACK_4] = ss_gemm_4_scalar, [SS_PACK_4M] = ss_gemm_4m_scalar, [SS_PACK_5] = ss_gemm_5_scalar,
-             [SS_PACK_5M] = ss_gemm_5m_scalar, [SS_PACK_6] = ss_gemm_6_scalar, [SS_PACK_8] = ss_gemm_8_scalar},
-    .fgemm = {[SS_PACK_F32] = ss_fgemm_f32_scalar, [SS_PACK_F16] = ss_fgemm_f16_scalar,
+    .gemv = {[SS_PACK_4] = ss_gemv_4_scalar,
+             [SS_PACK_4M] = ss_gemv_4m_scalar,
+             [SS_PACK_5] = ss_gemv_5_scalar,
+             [SS_PACK_5M] = ss_gemv_5m_scalar,
+             [SS_PACK_6] = ss_gemv_6_scalar,
+             [SS_PACK_8] = ss_gemv_8_scalar},
+    .gemm = {[SS_PACK_4] = ss_gemm_4_scalar,
+             [SS_PACK_4M] = ss_gemm_4m_scalar,
+             [SS_PACK_5] = ss_gemm_5_scalar,
+             [SS_PACK_5M] = ss_gemm_5m_scalar,
+             [SS_PACK_6] = ss_gemm_6_scalar,
+             [SS_PACK_8] = ss_gemm_8_scalar},
+    .fgemm = {[SS_PACK_F32] = ss_fgemm_f32_scalar,
+              [SS_PACK_F16] = ss_fgemm_f16_scalar,
               [SS_PACK_BF16] = ss_fgemm_bf16_scalar},
 };

@@ -276,8 +276,7 @@ static void rope_table(ss_session *s) {
 
 void ss_run_embedding(ss_session *s) {
   const ss_matrix w = ss_model_matrix(s->model, s->model->embedding);
-  for (uint32_t t = 0; t < s->n; t++)
-    ss_matrix_row(s->h + (size_t)t * w.cols, &w, (uint32_t)s->tokens[s->n_done + t]);
+  for (uint32_t t = 0; t < s->n; t++) ss_matrix_row(s->h + (size_t)t * w.cols, &w, (uint32_t)s->tokens[s->n_done + t]);
   rope_table(s);
 }
 

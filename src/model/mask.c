@@ -45,7 +45,9 @@ ss_status ss_mask_parse_skip(ss_mask *m, uint32_t n_layers, const char *text, ss
     uint32_t feed_forward;
     if (read_word(&p, "attn:")) feed_forward = 0;
     else if (read_word(&p, "ffn:")) feed_forward = 1;
-    else return ss_fail(err, SS_E_ARGUMENT, "skip: found '%s', want 'attn:' or 'ffn:' and layers, as in attn:3,7-9;ffn:12", p);
+    else
+      return ss_fail(err, SS_E_ARGUMENT, "skip: found '%s', want 'attn:' or 'ffn:' and layers, as in attn:3,7-9;ffn:12",
+                     p);
     do {
       uint32_t first, last;
       if (!read_number(&p, &first)) return ss_fail(err, SS_E_ARGUMENT, "skip: found '%s', want a layer number", p);
@@ -56,7 +58,8 @@ ss_status ss_mask_parse_skip(ss_mask *m, uint32_t n_layers, const char *text, ss
           return ss_fail(err, SS_E_ARGUMENT, "skip: a range must end at or after its first layer %u", first);
       }
       if (last >= n_layers)
-        return ss_fail(err, SS_E_ARGUMENT, "skip: layer %u does not exist, the model has layers 0 to %u", last, n_layers - 1);
+        return ss_fail(err, SS_E_ARGUMENT, "skip: layer %u does not exist, the model has layers 0 to %u", last,
+                       n_layers - 1);
       for (uint32_t l = first; l <= last; l++) ss_mask_set(m, 2 * l + feed_forward, false);
     } while (*p == ',' && *++p);
     if (*p == ';') p++;

@@ -30,7 +30,8 @@ typedef struct ss_tensor {
 
 /* A layer's tensors, as indices into ss_model.tensors. */
 typedef struct ss_layer {
-  uint32_t attn_norm, q, k, v, o; /* [n_embd]; [n_heads * head_dim][n_embd]; [n_kv_heads * head_dim][n_embd] x 2; [n_embd][n_heads * head_dim] */
+  uint32_t attn_norm, q, k, v,
+      o; /* [n_embd]; [n_heads * head_dim][n_embd]; [n_kv_heads * head_dim][n_embd] x 2; [n_embd][n_heads * head_dim] */
   uint32_t q_bias, k_bias, v_bias; /* SS_NO_TENSOR where the architecture has none */
   uint32_t ffn_norm, gate, up, down; /* [n_embd]; [n_ff][n_embd] x 2; [n_embd][n_ff] */
 } ss_layer;
@@ -41,7 +42,7 @@ struct ss_model {
   ss_gguf gguf;
   ss_config config;
   ss_tensor *tensors; /* [gguf.n_tensors], in the file's order */
-  ss_layer *layers;   /* [config.n_layers] */
+  ss_layer *layers; /* [config.n_layers] */
   uint32_t embedding, output_norm, head; /* tensors; head is embedding when tied */
   int32_t rope_factors; /* tensor `rope_freqs.weight` [n_rot / 2], or -1: divides the frequencies (Llama 3.1) */
   /* ... the loader's own state follows: see model.c */

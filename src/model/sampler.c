@@ -15,20 +15,27 @@ struct ss_sampler {
 };
 
 ss_sampler_options ss_sampler_defaults(void) {
-  return (ss_sampler_options){.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repetition_penalty = 1.0f, .repetition_window = 64};
+  return (ss_sampler_options){.temperature = 0.8f,
+                              .top_k = 40,
+                              .top_p = 0.95f,
+                              .min_p = 0.05f,
+                              .repetition_penalty = 1.0f,
+                              .repetition_window = 64};
 }
 
 static bool is_finite(float x) { return (ss_bits_of_float(x) & 0x7f800000u) != 0x7f800000u; }
 
 static ss_status check(const ss_sampler_options *o, ss_error *err) {
-  if (!is_finite(o->temperature) || o->temperature < 0.0f) return ss_fail(err, SS_E_ARGUMENT, "temperature must be 0 or more");
+  if (!is_finite(o->temperature) || o->temperature < 0.0f)
+    return ss_fail(err, SS_E_ARGUMENT, "temperature must be 0 or more");
   if (!(o->top_p > 0.0f && o->top_p <= 1.0f)) return ss_fail(err, SS_E_ARGUMENT, "top_p must be above 0 and at most 1");
   if (!(o->min_p >= 0.0f && o->min_p <= 1.0f)) return ss_fail(err, SS_E_ARGUMENT, "min_p must be from 0 to 1");
   if (!is_finite(o->repetition_penalty) || o->repetition_penalty <= 0.0f)
     return ss_fail(err, SS_E_ARGUMENT, "repetition_penalty must be above 0");
   if (!is_finite(o->frequency_penalty) || !is_finite(o->presence_penalty))
     return ss_fail(err, SS_E_ARGUMENT, "frequency_penalty and presence_penalty must be finite");
-  if (o->repetition_window > (1u << 20)) return ss_fail(err, SS_E_ARGUMENT, "repetition_window %u is more than %u", o->repetition_window, 1u << 20);
+  if (o->repetition_window > (1u << 20))
+    return ss_fail(err, SS_E_ARGUMENT, "repetition_window %u is more than %u", o->repetition_window, 1u << 20);
   return SS_OK;
 }
 

@@ -4,7 +4,8 @@
 /* ---- sizes ---- */
 
 /* Lays out everything that a session owns, itself first. With arena->base NULL it only counts, and *s is scratch. */
-static void lay_out(ss_arena *arena, ss_session *s, const ss_model *m, const ss_session_options *o, uint32_t n_threads) {
+static void lay_out(ss_arena *arena, ss_session *s, const ss_model *m, const ss_session_options *o,
+                    uint32_t n_threads) {
   const ss_config *c = &m->config;
   const size_t T = o->chunk, dim = c->head_dim, group = c->n_heads / c->n_kv_heads;
   const size_t q_cols = (size_t)c->n_heads * dim, kv_cols = (size_t)c->n_kv_heads * dim;
@@ -74,8 +75,10 @@ static ss_status complete_options(const ss_model *m, const ss_session_options *g
   *o = given ? *given : (ss_session_options){0};
   if (!o->context) o->context = c->context_train ? (uint32_t)ss_min(2048, c->context_train) : 2048;
   if (c->context_train && o->context > c->context_train)
-    return ss_fail(err, SS_E_ARGUMENT, "context %u is longer than the %u tokens that the model was trained for", o->context, c->context_train);
-  if (o->context > (1u << 24)) return ss_fail(err, SS_E_ARGUMENT, "context %u is more than %u tokens", o->context, 1u << 24);
+    return ss_fail(err, SS_E_ARGUMENT, "context %u is longer than the %u tokens that the model was trained for",
+                   o->context, c->context_train);
+  if (o->context > (1u << 24))
+    return ss_fail(err, SS_E_ARGUMENT, "context %u is more than %u tokens", o->context, 1u << 24);
   if (!o->chunk) o->chunk = 128;
   o->chunk = (uint32_t)ss_min(o->chunk, o->context);
   if (!o->max_logits) o->max_logits = 1;
@@ -118,7 +121,8 @@ ss_status ss_session_create(ss_session **out, const ss_model *m, const ss_sessio
   if (host->n_threads < 1 || host->n_threads > SS_MAX_THREADS)
     return ss_fail(err, SS_E_ARGUMENT, "%u threads, want 1 to %u", host->n_threads, SS_MAX_THREADS);
   const size_t bytes = bytes_of(m, &o, host->n_threads);
-  if (bytes == SIZE_MAX) return ss_fail(err, SS_E_MEMORY, "a session of %u tokens does not fit this machine's memory", o.context);
+  if (bytes == SIZE_MAX)
+    return ss_fail(err, SS_E_MEMORY, "a session of %u tokens does not fit this machine's memory", o.context);
   ss_session *s = ss_host_alloc(host, bytes);
   if (!s) return ss_fail(err, SS_E_MEMORY, "no memory for a session of %u tokens: %zu bytes", o.context, bytes);
   ss_arena arena = {.base = (uint8_t *)s};
@@ -148,16 +152,21 @@ ss_status ss_session_begin(ss_session *s, const int32_t *tokens, size_t n, size_
   if (s->active) return ss_fail(err, SS_E_STATE, "a step is under way: run it to its end or cancel it");
   if (!n) return ss_fail(err, SS_E_ARGUMENT, "no tokens");
   if (n_logits > ss_min(n, s->max_logits))
-    return ss_fail(err, SS_E_ARGUMENT, "logits of %zu of %zu tokens asked for, the session has room for %u", n_logits, n, s->max_logits);
+    return ss_fail(err, SS_E_ARGUMENT, "logits of %zu of %zu tokens asked for, the session has room for %u", n_logits,
+                   n, s->max_logits);
   if (n > s->context - s->length)
-    return ss_fail(err, SS_E_CONTEXT, "context full: %u of %u tokens held, %zu more do not fit", s->length, s->context, n);
+    return ss_fail(err, SS_E_CONTEXT, "context full: %u of %u tokens held, %zu more do not fit", s->length, s->context,
+                   n);
   for (size_t i = 0; i < n; i++)
     if (tokens[i] < 0 || (uint32_t)tokens[i] >= s->model->config.n_vocab)
-      return ss_fail(err, SS_E_ARGUMENT, "token %d is not in the vocabulary of %u", tokens[i], s->model->config.n_vocab);
+      return ss_fail(err, SS_E_ARGUMENT, "token %d is not in the vocabulary of %u", tokens[i],
+                     s->model->config.n_vocab);
   for (uint32_t l = 0; l < s->model->config.n_layers; l++)
     if (ss_mask_has(&s->run_mask, 2 * l) && s->kv[l].filled < s->length)
-      return ss_fail(err, SS_E_STATE, "layer %u has KV of %u of %u tokens, since its attention did not run then: truncate the session first",
-                     l, s->kv[l].filled, s->length);
+      return ss_fail(
+          err, SS_E_STATE,
+          "layer %u has KV of %u of %u tokens, since its attention did not run then: truncate the session first", l,
+          s->kv[l].filled, s->length);
   s->tokens = tokens;
   s->n_tokens = (uint32_t)n;
   s->n_done = 0;

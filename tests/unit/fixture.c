@@ -26,7 +26,8 @@ ss_model *load_model(const char *path, const ss_kernels *kernels) {
   if (!bytes) return NULL;
   ss_model *m;
   ss_error err = {0};
-  if (ss_model_create(&m, &test_host, kernels, &err) || ss_model_feed(m, 0, bytes, n, &err)) fail_msg("%s: %s", path, err.message);
+  if (ss_model_create(&m, &test_host, kernels, &err) || ss_model_feed(m, 0, bytes, n, &err))
+    fail_msg("%s: %s", path, err.message);
   free(bytes);
   return m;
 }

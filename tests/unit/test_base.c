@@ -10,7 +10,8 @@ static void test_format_gives_what_printf_gives(void **state) {
   (void)state;
   char ours[128], theirs[128];
   const char *format = "%s|%.*s|%d|%u|%x|%lu|%llu|%zu|%c|%%|%ld";
-#define ARGS "text", 3, "abcdef", -42, 42u, 0xbeefu, 1234567890123ul, 18446744073709551615ull, (size_t)77, 'q', -9000000000l
+#define ARGS \
+  "text", 3, "abcdef", -42, 42u, 0xbeefu, 1234567890123ul, 18446744073709551615ull, (size_t)77, 'q', -9000000000l
   const size_t len = ss_format(ours, sizeof ours, format, ARGS);
   snprintf(theirs, sizeof theirs, format, ARGS);
 #undef ARGS

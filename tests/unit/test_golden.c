@@ -32,7 +32,8 @@ static void test_every_quant_type_gives_the_reference_logits(void **state) {
   int32_t tokens[TINY_TOKENS];
   assert_int_equal(json_numbers(json, "tokens", numbers, TINY_TOKENS), TINY_TOKENS);
   for (int i = 0; i < TINY_TOKENS; i++) tokens[i] = (int32_t)numbers[i];
-  static const char *types[] = {"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "qwen2"};
+  static const char *types[] = {"f32",  "f16",  "bf16", "q4_0", "q4_1", "q5_0",
+                                "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "qwen2"};
   for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
     char path[64], key[16];
     snprintf(path, sizeof path, "tests/golden/tiny/%s.gguf", types[i]);

@@ -18,9 +18,12 @@ static void test_parse_skip_clears_the_named_blocks(void **state) {
 
 static void test_parse_skip_names_what_is_wrong(void **state) {
   (void)state;
-  static const struct { const char *text, *part; } cases[] = {
-      {"attn:30", "layer 30 does not exist"}, {"attn:", "want a layer number"},  {"mlp:3", "want 'attn:' or 'ffn:'"},
-      {"attn:9-7", "range must end"},          {"attn:1x", "want ',' or ';'"},    {"attn:99999999999999999999", "want a layer number"},
+  static const struct {
+    const char *text, *part;
+  } cases[] = {
+      {"attn:30", "layer 30 does not exist"}, {"attn:", "want a layer number"},
+      {"mlp:3", "want 'attn:' or 'ffn:'"},    {"attn:9-7", "range must end"},
+      {"attn:1x", "want ',' or ';'"},         {"attn:99999999999999999999", "want a layer number"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     ss_mask m;

@@ -46,12 +46,13 @@ static void test_frequencies_follow_the_softmax(void **state) {
 static void test_top_k_top_p_and_min_p_leave_only_what_they_say(void **state) {
   (void)state;
   const float logits[] = {0.0f, 3.0f, 2.0f, 1.0f, 2.9f, -5.0f}; /* best: 1, 4, 2, 3, 0, 5 */
-  const struct { uint32_t top_k; float top_p, min_p; unsigned kept; } cases[] = {
-      {2, 1.0f, 0.0f, 1u << 1 | 1u << 4},
-      {0, 0.5f, 0.0f, 1u << 1 | 1u << 4}, /* 0.39, 0.74 of the mass */
-      {0, 1.0f, 0.3f, 1u << 1 | 1u << 4 | 1u << 2},
-      {3, 0.3f, 0.0f, 1u << 1},
-      {100, 1.0f, 0.0f, 0x3f},
+  const struct {
+    uint32_t top_k;
+    float top_p, min_p;
+    unsigned kept;
+  } cases[] = {
+      {2, 1.0f, 0.0f, 1u << 1 | 1u << 4},           {0, 0.5f, 0.0f, 1u << 1 | 1u << 4}, /* 0.39, 0.74 of the mass */
+      {0, 1.0f, 0.3f, 1u << 1 | 1u << 4 | 1u << 2}, {3, 0.3f, 0.0f, 1u << 1},           {100, 1.0f, 0.0f, 0x3f},
   };
   for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
     ss_sampler_options o = plain;
@@ -87,7 +88,12 @@ static void test_same_seed_gives_the_same_tokens(void **state) {
 
 static void test_penalties_apply_once_to_each_token_of_the_window(void **state) {
   (void)state;
-  ss_sampler_options o = {.temperature = 0.0f, .top_p = 1.0f, .repetition_penalty = 2.0f, .frequency_penalty = 0.5f, .presence_penalty = 0.25f, .repetition_window = 3};
+  ss_sampler_options o = {.temperature = 0.0f,
+                          .top_p = 1.0f,
+                          .repetition_penalty = 2.0f,
+                          .frequency_penalty = 0.5f,
+                          .presence_penalty = 0.25f,
+                          .repetition_window = 3};
   ss_sampler *s = make(4, o);
   ss_sampler_accept(s, 3); /* leaves the window below */
   ss_sampler_accept(s, 0);
@@ -104,7 +110,8 @@ static void test_penalties_apply_once_to_each_token_of_the_window(void **state) 
 static void test_impossible_options_are_named(void **state) {
   (void)state;
   ss_sampler_options cases[5] = {plain, plain, plain, plain, plain};
-  cases[0].temperature = -1.0f, cases[1].top_p = 0.0f, cases[2].min_p = 2.0f, cases[3].repetition_penalty = NAN, cases[4].top_p = NAN;
+  cases[0].temperature = -1.0f, cases[1].top_p = 0.0f, cases[2].min_p = 2.0f, cases[3].repetition_penalty = NAN,
+  cases[4].top_p = NAN;
   static const char *names[] = {"temperature", "top_p", "min_p", "repetition_penalty", "top_p"};
   for (int i = 0; i < 5; i++) {
     ss_sampler *s;

@@ -8,7 +8,8 @@
 #include "test.h"
 
 #define N 24
-static const int32_t tokens[N] = {275, 183, 200, 261, 169, 226, 243, 67, 18, 89, 85, 254, 265, 4, 146, 239, 11, 99, 270, 33, 60, 150, 7, 201};
+static const int32_t tokens[N] = {275, 183, 200, 261, 169, 226, 243, 67, 18, 89,  85, 254,
+                                  265, 4,   146, 239, 11,  99,  270, 33, 60, 150, 7,  201};
 static ss_model *model; /* two layers, 64 wide, Q4_1 */
 static uint32_t n_vocab;
 
@@ -179,10 +180,13 @@ static void test_run_mask_outside_kv_mask_is_refused(void **state) {
   ss_mask_set(&kv, 2, false);
   ss_session *s;
   ss_error err = {0};
-  assert_int_equal(ss_session_create(&s, model, &(ss_session_options){.run_mask = &run, .kv_mask = &kv}, &test_host, &err), SS_E_ARGUMENT);
+  assert_int_equal(
+      ss_session_create(&s, model, &(ss_session_options){.run_mask = &run, .kv_mask = &kv}, &test_host, &err),
+      SS_E_ARGUMENT);
   assert_non_null(strstr(err.message, "layer 1"));
   ss_mask_set(&run, 9, true);
-  assert_int_equal(ss_session_create(&s, model, &(ss_session_options){.run_mask = &run}, &test_host, &err), SS_E_ARGUMENT);
+  assert_int_equal(ss_session_create(&s, model, &(ss_session_options){.run_mask = &run}, &test_host, &err),
+                   SS_E_ARGUMENT);
   assert_non_null(strstr(err.message, "block 9"));
 }
 
@@ -222,7 +226,8 @@ static void test_impossible_steps_are_named(void **state) {
   assert_int_equal(ss_session_truncate(s, 0, &err), SS_E_STATE);
   ss_session_free(s);
   ss_session *none;
-  assert_int_equal(ss_session_create(&none, model, &(ss_session_options){.context = 1u << 30}, &test_host, &err), SS_E_ARGUMENT);
+  assert_int_equal(ss_session_create(&none, model, &(ss_session_options){.context = 1u << 30}, &test_host, &err),
+                   SS_E_ARGUMENT);
   ss_host crowd = test_host;
   crowd.n_threads = 0;
   assert_int_equal(ss_session_create(&none, model, NULL, &crowd, &err), SS_E_ARGUMENT);

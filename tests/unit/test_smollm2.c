@@ -24,7 +24,8 @@ typedef struct score {
 } score;
 
 /* KL from the reference over its 64 most likely tokens and the rest: head of tests/golden/make_logits.py. */
-static double bucket_kl(const float *logits, size_t n_vocab, const uint16_t *ids, const float *logprobs, float log_rest) {
+static double bucket_kl(const float *logits, size_t n_vocab, const uint16_t *ids, const float *logprobs,
+                        float log_rest) {
   double max = logits[0], total = 0.0, kept = 0.0, kl = 0.0;
   for (size_t i = 1; i < n_vocab; i++) max = fmax(max, logits[i]);
   for (size_t i = 0; i < n_vocab; i++) total += exp(logits[i] - max);
@@ -52,7 +53,8 @@ static void test_smollm2_is_as_close_to_the_f32_reference_as_llama_cpp(void **st
   const size_t window = (size_t)window_number;
   assert_true(n_tokens > 2000 && n_tokens % window == 0);
   const uint16_t *ids = (const uint16_t *)(const void *)top;
-  const float *logprobs = (const float *)(const void *)(top + n_tokens * TOP * sizeof *ids), *log_rest = logprobs + n_tokens * TOP;
+  const float *logprobs = (const float *)(const void *)(top + n_tokens * TOP * sizeof *ids),
+              *log_rest = logprobs + n_tokens * TOP;
   ss_model_info info;
   assert_int_equal(ss_model_info_get(m, &info, NULL), SS_OK);
   score sum = {0};
@@ -72,7 +74,8 @@ static void test_smollm2_is_as_close_to_the_f32_reference_as_llama_cpp(void **st
   }
   const double top1 = (double)sum.same_top / (double)sum.n, kl = sum.kl / (double)sum.n;
   const double ours = sum.nll / (double)(sum.n - n_tokens / window);
-  print_message("%zu positions: top-1 %.4f (llama.cpp %.4f), KL %.6f (llama.cpp %.6f), NLL %.5f (f32 %.5f)\n", sum.n, top1, peer_top1, kl, peer_kl, ours, nll);
+  print_message("%zu positions: top-1 %.4f (llama.cpp %.4f), KL %.6f (llama.cpp %.6f), NLL %.5f (f32 %.5f)\n", sum.n,
+                top1, peer_top1, kl, peer_kl, ours, nll);
   assert_true(top1 >= peer_top1);
   assert_true(kl <= peer_kl);
   free(json);
@@ -88,7 +91,8 @@ static uint64_t hash_of(uint32_t n, uint32_t chunk, const ss_mask *mask, uint32_
   host.parallel_for = reverse_parallel;
   ss_session *s;
   ss_error err = {0};
-  if (ss_session_create(&s, model, &(ss_session_options){.context = n, .chunk = chunk, .run_mask = mask}, &host, &err) ||
+  if (ss_session_create(&s, model, &(ss_session_options){.context = n, .chunk = chunk, .run_mask = mask}, &host,
+                        &err) ||
       ss_session_begin(s, tokens, n, 1, &err) || ss_session_run(s, 0, &err))
     fail_msg("%s", err.message);
   const uint64_t hash = ss_logits_hash(ss_session_logits(s, 0), 49152);
@@ -96,12 +100,14 @@ static uint64_t hash_of(uint32_t n, uint32_t chunk, const ss_mask *mask, uint32_
   return hash;
 }
 
-static void check_hash(const char *json, const char *kernels, const char *key, uint32_t n, uint32_t chunk, const ss_mask *mask, uint32_t threads) {
+static void check_hash(const char *json, const char *kernels, const char *key, uint32_t n, uint32_t chunk,
+                       const ss_mask *mask, uint32_t threads) {
   char want[64], got[64];
   const uint64_t hash = hash_of(n, chunk, mask, threads);
   snprintf(got, sizeof got, "\"%s\": \"%016" PRIx64 "\"", key, hash);
   snprintf(want, sizeof want, "%s", got);
-  if (!strstr(json, want)) fail_msg("%s, chunk %u, %u threads: %s is not what tests/golden/hashes.json says", kernels, chunk, threads, got);
+  if (!strstr(json, want))
+    fail_msg("%s, chunk %u, %u threads: %s is not what tests/golden/hashes.json says", kernels, chunk, threads, got);
 }
 
 /* hashes.json: after the first 24 and the first 600 tokens of the golden text, dense and with the proportional mask of 25 %. */
