@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { loadModel, longPrompt, MODEL, NATIVE, noModel, noRelaxed, QUESTION } from './helpers.js';
 
@@ -176,6 +176,26 @@ describe('the same bits', { skip: noModel }, () => {
       }
     });
   }
+
+  test('as every other target: the hashes in tests/golden', async (t) => {
+    const golden = (/** @type {string} */ name) => JSON.parse(readFileSync(new URL(`../golden/${name}`, import.meta.url), 'utf8'));
+    const hashes = golden('hashes.json');
+    const { tokens } = golden('smollm2-q4_1.json');
+    const masks = { dense: '', masked: 'attn:3,7,11,15,19,23,27;ffn:2,6,9,13,16,20,23,27' };
+    if (noRelaxed) t.diagnostic(`relaxed modules not compared: ${noRelaxed}`);
+    /** @type {('simd128' | 'relaxed')[]} */
+    const variants = noRelaxed ? ['simd128'] : ['simd128', 'relaxed'];
+    for (const variant of variants)
+      for (const threads of [1, 2]) {
+        const llm = await loadModel({ variant, threads });
+        for (const n of [24, 600])
+          for (const [name, skip] of Object.entries(masks)) {
+            const { logitsHash } = await llm.generate(tokens.slice(0, n), { temperature: 0, maxTokens: 1, skip }).result;
+            assert.equal(logitsHash, hashes[`${name}_${n}`], `${variant}, ${threads} threads, ${name}, ${n} tokens`);
+          }
+        await llm.free();
+      }
+  });
 
   test('as the native command', { skip: existsSync(NATIVE) ? false : 'build/release/skipstone is not built' }, async () => {
     const llm = await loadModel({ threads: 1 });
