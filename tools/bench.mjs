@@ -9,6 +9,23 @@ import { Engine } from '../wasm/engine.js';
 import { SkipstoneError } from '../wasm/errors.js';
 import { probe } from '../wasm/loader.js';
 
+const HELP = `usage: npm run bench -- [options]
+
+Measures the WebAssembly core in this Node.js: tokens per second of prefill, and of decode behind a filled context.
+Prints the median of several runs for each module variant and number of threads.
+
+  --model FILE         GGUF file (default: models/SmolLM2-135M-Instruct.Q4_1.gguf)
+  --threads LIST       numbers of threads (default: 1,2)
+  --variant LIST       simd128, relaxed (default: all that this Node.js has)
+  --skip SPEC          blocks to skip, as in attn:3,7;ffn:12 (default: none)
+  --prefill N          tokens of the prompt (default: 512)
+  --decode N           tokens to decode (default: 128)
+  --behind N           tokens of context in front of the decoded ones (default: 480)
+  --chunk N            tokens of a prefill step (default: 128)
+  --runs N             timed runs (default: 5)
+  --json               a JSON array instead of the table
+  --help               this text`;
+
 const { values } = parseArgs({
   options: {
     model: { type: 'string', default: fileURLToPath(new URL('../models/SmolLM2-135M-Instruct.Q4_1.gguf', import.meta.url)) },
@@ -21,12 +38,26 @@ const { values } = parseArgs({
     chunk: { type: 'string', default: '128' },
     runs: { type: 'string', default: '5' },
     json: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
   },
 });
-const prefill = Number(values.prefill);
-const decode = Number(values.decode);
-const behind = Number(values.behind);
-const runs = Number(values.runs);
+if (values.help) {
+  console.log(HELP);
+  process.exit(0);
+}
+/** @param {string} name @param {string} text */
+function whole(name, text) {
+  const n = Number(text);
+  if (Number.isInteger(n) && n >= 1) return n;
+  console.error(`bench: --${name} ${text}: want a whole number from 1`);
+  process.exit(2);
+}
+const prefill = whole('prefill', values.prefill);
+const decode = whole('decode', values.decode);
+const behind = whole('behind', values.behind);
+const runs = whole('runs', values.runs);
+const chunk = whole('chunk', values.chunk);
+const threadCounts = values.threads.split(',').map((text) => whole('threads', text));
 
 /** @param {number[]} numbers */
 const median = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
@@ -47,7 +78,7 @@ async function bench(variant, threads) {
   engine.endFeed();
   const model = engine.modelInfo();
   const mask = engine.parseMask(values.skip, model.layers);
-  engine.openSession(mask, Math.max(prefill, behind + decode) + 8, Number(values.chunk));
+  engine.openSession(mask, Math.max(prefill, behind + decode) + 8, chunk);
 
   /** Seconds of running tokens. @param {number[]} tokens */
   const run = (tokens) => {
@@ -85,7 +116,7 @@ async function bench(variant, threads) {
 
 const results = [];
 for (const variant of values.variant.split(',')) {
-  for (const threads of values.threads.split(',').map(Number)) {
+  for (const threads of threadCounts) {
     const result = await bench(/** @type {'simd128' | 'relaxed'} */ (variant), threads);
     results.push(result);
     if (!values.json) {
