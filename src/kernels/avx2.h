@@ -1,12 +1,12 @@
-/* The AVX2 entries by name, for the AVX-512 table, which overrides the dot products alone: ss_quantize_avx2, ... */
+/* What the AVX-512 table takes from AVX2. */
 #ifndef SS_AVX2_H
 #define SS_AVX2_H
 
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
-#define SS_KERNEL(result, entry, args) result ss_##entry##_avx2 args;
-#include "kernels/kernels.def"
-#undef SS_KERNEL
+void ss_quantize_avx2(int8_t *q, ss_act_block *b, const float *x, size_t n);
+void ss_rmsnorm_avx2(float *y, const float *x, const float *w, size_t n, float eps);
+void ss_add_avx2(float *y, const float *x, size_t n);
 extern ss_fgemm_fn ss_fgemm_f32_avx2, ss_fgemm_f16_avx2, ss_fgemm_bf16_avx2;
 
 #endif

@@ -2,15 +2,10 @@
  *
  * A vector holds 4 columns of 16 rows: step j of two groups of 8 (pack.h) in its two halves. vpdpbusd multiplies
  * unsigned codes by signed activations and sums 4 products in 32 bits, exactly. Signed 8-bit codes have their sign bit
- * flipped, so they are unsigned with an offset of 128. The last group of an odd number is paired with itself.
- *
- * Functions take the pack as an argument and are inlined with a constant one, so its branches cost nothing. */
+ * flipped, so they are unsigned with an offset of 128. The last group of an odd number is paired with itself. */
 #include "kernels/avx2.h"
 
 #include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum {
   TILE = 12, /* tokens that share a load of weights */
@@ -22,61 +17,31 @@ enum {
 };
 _Static_assert(PANEL_BLOCK <= SS_PANEL_BLOCK_BYTES, "the panel holds two groups");
 
-INLINE size_t block_bytes(ss_pack pack) {
-  switch (pack) {
-    case SS_PACK_4: return sizeof(ss_block4);
-    case SS_PACK_4M: return sizeof(ss_block4m);
-    case SS_PACK_5: return sizeof(ss_block5);
-    case SS_PACK_5M: return sizeof(ss_block5m);
-    case SS_PACK_6: return sizeof(ss_block6);
-    default: return sizeof(ss_block8);
-  }
-}
-
-/* Where a block has its low nibbles (or bytes) and its high bits. */
-INLINE size_t low_bits(ss_pack pack) {
-  switch (pack) {
-    case SS_PACK_4: return offsetof(ss_block4, q);
-    case SS_PACK_4M: return offsetof(ss_block4m, q);
-    case SS_PACK_5: return offsetof(ss_block5, q);
-    case SS_PACK_5M: return offsetof(ss_block5m, q);
-    case SS_PACK_6: return offsetof(ss_block6, q);
-    default: return offsetof(ss_block8, q);
-  }
-}
-INLINE size_t high_bits(ss_pack pack) {
-  return pack == SS_PACK_5    ? offsetof(ss_block5, h)
-         : pack == SS_PACK_5M ? offsetof(ss_block5m, h)
-                              : offsetof(ss_block6, h);
-}
-
 /* A minimum, or a scale for the second half. */
-INLINE bool two_scales(ss_pack pack) { return pack == SS_PACK_4M || pack == SS_PACK_5M || pack == SS_PACK_6; }
+SS_INLINE bool two_scales(ss_pack pack) { return ss_blocks[pack].has_min || pack == SS_PACK_6; }
 
 /* What the unsigned codes have too much: 2^shift * the sum of activations. */
-INLINE int offset_shift(ss_pack pack) {
-  return pack == SS_PACK_4 ? 3 : pack == SS_PACK_5 ? 4 : pack == SS_PACK_6 ? 5 : pack == SS_PACK_8 ? 7 : 0;
-}
+SS_INLINE unsigned offset_shift(ss_pack pack) { return pack == SS_PACK_8 ? 7 : ss_offset_shift(pack); }
 
 /* The same 32 bytes of two blocks. */
-INLINE __m512i both(const uint8_t *block0, const uint8_t *block1, size_t at) {
+SS_INLINE __m512i both(const uint8_t *block0, const uint8_t *block1, size_t at) {
   const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(block0 + at));
   return _mm512_inserti64x4(_mm512_castsi256_si512(low),
                             _mm256_loadu_si256((const __m256i *)(const void *)(block1 + at)), 1);
 }
-INLINE __m512 both_floats(const uint8_t *block0, const uint8_t *block1, int at) {
+SS_INLINE __m512 both_floats(const uint8_t *block0, const uint8_t *block1, int at) {
   return _mm512_castsi512_ps(both(block0, block1, (size_t)at * sizeof(float)));
 }
 
 /* The unsigned codes of step j. */
-INLINE __m512i codes(ss_pack pack, const uint8_t *block0, const uint8_t *block1, int j) {
-  const size_t q = low_bits(pack);
+SS_INLINE __m512i codes(ss_pack pack, const uint8_t *block0, const uint8_t *block1, int j) {
+  const size_t q = ss_blocks[pack].codes_at;
   if (pack == SS_PACK_8) return _mm512_xor_si512(both(block0, block1, q + 32 * (size_t)j), _mm512_set1_epi8(-128));
   const __m512i nibbles = both(block0, block1, q + 32 * (size_t)(j % 4));
   __m512i c = _mm512_and_si512(j < 4 ? nibbles : _mm512_srli_epi16(nibbles, 4), _mm512_set1_epi8(15));
-  if (pack == SS_PACK_5 || pack == SS_PACK_5M || pack == SS_PACK_6) {
+  if (ss_blocks[pack].high_at) {
     const bool six = pack == SS_PACK_6;
-    const __m512i h = both(block0, block1, high_bits(pack) + (six ? 32 * (size_t)(j / 4) : 0));
+    const __m512i h = both(block0, block1, ss_blocks[pack].high_at + (six ? 32 * (size_t)(j / 4) : 0));
     const int left = 4 - (six ? 2 * (j % 4) : j); /* brings the high bits to bit 4 */
     const __m512i at_4 = left >= 0 ? _mm512_slli_epi16(h, (unsigned)left) : _mm512_srli_epi16(h, (unsigned)-left);
     c = _mm512_or_si512(c, _mm512_and_si512(at_4, _mm512_set1_epi8(six ? 48 : 16)));
@@ -84,31 +49,23 @@ INLINE __m512i codes(ss_pack pack, const uint8_t *block0, const uint8_t *block1,
   return c;
 }
 
-INLINE __m512i four(const int8_t *q) {
+SS_INLINE __m512i four(const int8_t *q) {
   int32_t word;
   memcpy(&word, q, sizeof word);
   return _mm512_set1_epi32(word);
 }
 
 /* acc + one block (or one half of a six-bit block) of 16 rows, in scalar.c's order. m: minima, for types with them. */
-INLINE __m512 scaled(ss_pack pack, __m512 acc, __m512i isum, __m512 d, __m512 m, int half, const ss_act_block *a) {
+SS_INLINE __m512 scaled(ss_pack pack, __m512 acc, __m512i isum, __m512 d, __m512 m, int half, const ss_act_block *a) {
   const __m512 d_act = _mm512_set1_ps(a->d);
-  if (pack == SS_PACK_4M || pack == SS_PACK_5M) {
+  if (ss_blocks[pack].has_min) {
     const __m512 v =
         _mm512_add_ps(_mm512_mul_ps(d, _mm512_cvtepi32_ps(isum)), _mm512_mul_ps(m, _mm512_set1_ps(a->fsum)));
     return _mm512_add_ps(acc, _mm512_mul_ps(v, d_act));
   }
-  const int32_t sum = pack != SS_PACK_6 ? a->sum : half ? a->sum - a->sum_lo : a->sum_lo;
-  isum = _mm512_sub_epi32(isum, _mm512_slli_epi32(_mm512_set1_epi32(sum), (unsigned)offset_shift(pack)));
+  isum = _mm512_sub_epi32(isum, _mm512_slli_epi32(_mm512_set1_epi32(ss_act_sum(pack, half, a)), offset_shift(pack)));
   return _mm512_add_ps(acc, _mm512_mul_ps(_mm512_mul_ps(d, d_act), _mm512_cvtepi32_ps(isum)));
 }
-
-INLINE void prefetch(const uint8_t *p, size_t bytes) {
-  UNROLL for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
-}
-
-/* Where the weights of a tile come from: the packed groups themselves, or the panel. A constant argument. */
-typedef enum source { PACKED, PANEL } source;
 
 /* Two groups of 8 rows. */
 typedef struct pair {
@@ -117,14 +74,14 @@ typedef struct pair {
 } pair;
 
 /* Two groups for n tokens. */
-INLINE void tile(ss_pack pack, int n, source from, float *y, size_t y_stride, pair groups, const uint8_t *panel,
-                 size_t n_blocks, const int8_t *q, const ss_act_block *a) {
+SS_INLINE void tile(ss_pack pack, int n, ss_source from, float *y, size_t y_stride, pair groups, const uint8_t *panel,
+                    size_t n_blocks, const int8_t *q, const ss_act_block *a) {
   const int steps = pack == SS_PACK_6 ? STEPS / 2 : STEPS; /* that share a scale */
   const uint8_t *block0 = groups.first, *block1 = groups.second;
   const int8_t *qt[TILE];
   const ss_act_block *at[TILE];
   __m512 acc[TILE];
-  UNROLL for (int t = 0; t < n; t++) {
+  SS_UNROLL for (int t = 0; t < n; t++) {
     qt[t] = q + (size_t)t * n_blocks * SS_COLS;
     at[t] = a + (size_t)t * n_blocks;
     acc[t] = _mm512_setzero_ps();
@@ -132,60 +89,62 @@ INLINE void tile(ss_pack pack, int n, source from, float *y, size_t y_stride, pa
   for (size_t i = 0; i < n_blocks; i++) {
     __m512i isum[TILE];
     __m512 d[2];
-    if (from == PACKED && n < TILE) {
-      prefetch(block0 + PREFETCH, block_bytes(pack));
-      prefetch(block1 + PREFETCH, block_bytes(pack));
+    if (from == SS_PACKED && n < TILE) {
+      ss_prefetch(block0 + PREFETCH, ss_blocks[pack].bytes);
+      ss_prefetch(block1 + PREFETCH, ss_blocks[pack].bytes);
     }
-    d[0] = from == PANEL ? _mm512_load_ps(panel + PANEL_D) : both_floats(block0, block1, 0);
-    d[1] = !two_scales(pack) ? d[0] : from == PANEL ? _mm512_load_ps(panel + PANEL_M) : both_floats(block0, block1, 8);
-    UNROLL for (int j = 0; j < STEPS; j++) {
-      const __m512i c = from == PANEL ? _mm512_load_si512(panel + 64 * j) : codes(pack, block0, block1, j);
-      UNROLL for (int t = 0; t < n; t++) {
+    d[0] = from == SS_PANEL ? _mm512_load_ps(panel + PANEL_D) : both_floats(block0, block1, 0);
+    d[1] = !two_scales(pack)  ? d[0]
+           : from == SS_PANEL ? _mm512_load_ps(panel + PANEL_M)
+                              : both_floats(block0, block1, 8);
+    SS_UNROLL for (int j = 0; j < STEPS; j++) {
+      const __m512i c = from == SS_PANEL ? _mm512_load_si512(panel + 64 * j) : codes(pack, block0, block1, j);
+      SS_UNROLL for (int t = 0; t < n; t++) {
         const __m512i sum = j % steps ? isum[t] : _mm512_setzero_si512();
         isum[t] = _mm512_dpbusd_epi32(sum, c, four(qt[t] + SS_COLS * i + 4 * j));
       }
       if (j % steps < steps - 1) continue;
-      UNROLL for (int t = 0; t < n; t++) acc[t] =
+      SS_UNROLL for (int t = 0; t < n; t++) acc[t] =
           scaled(pack, acc[t], isum[t], d[j / steps], d[1], j / steps, at[t] + i);
     }
-    if (from == PANEL) panel += PANEL_BLOCK;
-    block0 += block_bytes(pack);
-    block1 += block_bytes(pack);
+    if (from == SS_PANEL) panel += PANEL_BLOCK;
+    block0 += ss_blocks[pack].bytes;
+    block1 += ss_blocks[pack].bytes;
   }
-  UNROLL for (int t = 0; t < n; t++) {
+  SS_UNROLL for (int t = 0; t < n; t++) {
     if (groups.has_second) _mm512_storeu_ps(y + (size_t)t * y_stride, acc[t]);
     else _mm256_storeu_ps(y + (size_t)t * y_stride, _mm512_castps512_ps256(acc[t]));
   }
 }
 
-INLINE void widen(ss_pack pack, uint8_t *panel, pair groups, size_t n_blocks) {
+SS_INLINE void widen(ss_pack pack, uint8_t *panel, pair groups, size_t n_blocks) {
   const uint8_t *block0 = groups.first, *block1 = groups.second;
   for (size_t i = 0; i < n_blocks; i++, panel += PANEL_BLOCK) {
-    UNROLL for (int j = 0; j < STEPS; j++) _mm512_store_si512(panel + 64 * j, codes(pack, block0, block1, j));
+    SS_UNROLL for (int j = 0; j < STEPS; j++) _mm512_store_si512(panel + 64 * j, codes(pack, block0, block1, j));
     _mm512_store_ps(panel + PANEL_D, both_floats(block0, block1, 0));
     if (two_scales(pack)) _mm512_store_ps(panel + PANEL_M, both_floats(block0, block1, 8));
-    block0 += block_bytes(pack);
-    block1 += block_bytes(pack);
+    block0 += ss_blocks[pack].bytes;
+    block1 += ss_blocks[pack].bytes;
   }
 }
 
 /* Groups g and g + 1 of n_groups. */
-INLINE pair pair_at(const void *w, size_t group_bytes, size_t g, size_t n_groups) {
+SS_INLINE pair pair_at(const void *w, size_t group_bytes, size_t g, size_t n_groups) {
   const uint8_t *first = (const uint8_t *)w + g * group_bytes;
   const bool has_second = n_groups - g >= 2;
   return (pair){first, has_second ? first + group_bytes : first, has_second};
 }
 
-INLINE void gemv(ss_pack pack, float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,
-                 const ss_act_block *a) {
+SS_INLINE void gemv(ss_pack pack, float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,
+                    const ss_act_block *a) {
   for (size_t g = 0; g < n_groups; g += 2)
-    tile(pack, 1, PACKED, y + g * SS_ROWS, 0, pair_at(w, n_blocks * block_bytes(pack), g, n_groups), NULL, n_blocks, q,
-         a);
+    tile(pack, 1, SS_PACKED, y + g * SS_ROWS, 0, pair_at(w, n_blocks * ss_blocks[pack].bytes, g, n_groups), NULL,
+         n_blocks, q, a);
 }
 
 /* Two groups for all tokens. */
-INLINE void tiles(ss_pack pack, source from, float *y, size_t y_stride, pair w, const uint8_t *panel, size_t n_blocks,
-                  const int8_t *q, const ss_act_block *a, size_t n_tokens) {
+SS_INLINE void tiles(ss_pack pack, ss_source from, float *y, size_t y_stride, pair w, const uint8_t *panel,
+                     size_t n_blocks, const int8_t *q, const ss_act_block *a, size_t n_tokens) {
   const size_t cols = n_blocks * SS_COLS;
   for (; n_tokens >= TILE; n_tokens -= TILE, y += TILE * y_stride, q += TILE * cols, a += TILE * n_blocks)
     tile(pack, TILE, from, y, y_stride, w, panel, n_blocks, q, a);
@@ -202,51 +161,33 @@ INLINE void tiles(ss_pack pack, source from, float *y, size_t y_stride, pair w, 
   else if (n_tokens == 1) tile(pack, 1, from, y, y_stride, w, panel, n_blocks, q, a);
 }
 
-INLINE void gemm(ss_pack pack, float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks,
-                 const int8_t *q, const ss_act_block *a, size_t n_tokens, uint8_t *panel) {
+SS_INLINE void gemm(ss_pack pack, float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks,
+                    const int8_t *q, const ss_act_block *a, size_t n_tokens, uint8_t *panel) {
   for (size_t g = 0; g < n_groups; g += 2, y += 2 * SS_ROWS) {
-    const pair groups = pair_at(w, n_blocks * block_bytes(pack), g, n_groups);
+    const pair groups = pair_at(w, n_blocks * ss_blocks[pack].bytes, g, n_groups);
     if (n_tokens <= TILE) { /* the codes are used once, in registers */
-      tiles(pack, PACKED, y, y_stride, groups, NULL, n_blocks, q, a, n_tokens);
+      tiles(pack, SS_PACKED, y, y_stride, groups, NULL, n_blocks, q, a, n_tokens);
     } else {
       widen(pack, panel, groups, n_blocks);
-      tiles(pack, PANEL, y, y_stride, groups, panel, n_blocks, q, a, n_tokens);
+      tiles(pack, SS_PANEL, y, y_stride, groups, panel, n_blocks, q, a, n_tokens);
     }
   }
 }
 
-#define DOT_KERNELS(name, pack)                                                                                        \
-  static void gemv_##name(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,                  \
-                          const ss_act_block *a) {                                                                     \
-    gemv(pack, y, w, n_groups, n_blocks, q, a);                                                                        \
-  }                                                                                                                    \
-  static void gemm_##name(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q, \
-                          const ss_act_block *a, size_t n_tokens, void *panel) {                                       \
-    gemm(pack, y, y_stride, w, n_groups, n_blocks, q, a, n_tokens, panel);                                             \
-  }
-DOT_KERNELS(4, SS_PACK_4)
-DOT_KERNELS(4m, SS_PACK_4M)
-DOT_KERNELS(5, SS_PACK_5)
-DOT_KERNELS(5m, SS_PACK_5M)
-DOT_KERNELS(6, SS_PACK_6)
-DOT_KERNELS(8, SS_PACK_8)
+SS_DOT_KERNELS(avx512vnni)
 
 /* ---- element-wise: the loops of attention and SwiGLU, where twice the width pays ---- */
 
 /* ss_expf, operation by operation. */
-INLINE __m512 exp16(__m512 x) {
+SS_INLINE __m512 exp16(__m512 x) {
   const __m512 magic = _mm512_set1_ps(12582912.0f);
   const __mmask16 in_range = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GE_OQ); /* false for a NaN */
   x = _mm512_min_ps(x, _mm512_set1_ps(88.0f));
   const __m512 n = _mm512_sub_ps(_mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), magic), magic);
   __m512 r = _mm512_sub_ps(x, _mm512_mul_ps(n, _mm512_set1_ps(0.693359375f)));
   r = _mm512_sub_ps(r, _mm512_mul_ps(n, _mm512_set1_ps(-2.12194440e-4f)));
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  p = _mm512_add_ps(_mm512_mul_ps(p, r), _mm512_set1_ps(1.3981999507e-3f));
-  p = _mm512_add_ps(_mm512_mul_ps(p, r), _mm512_set1_ps(8.3334519073e-3f));
-  p = _mm512_add_ps(_mm512_mul_ps(p, r), _mm512_set1_ps(4.1665795894e-2f));
-  p = _mm512_add_ps(_mm512_mul_ps(p, r), _mm512_set1_ps(1.6666665459e-1f));
-  p = _mm512_add_ps(_mm512_mul_ps(p, r), _mm512_set1_ps(5.0000001201e-1f));
+  __m512 p = _mm512_set1_ps(ss_exp_terms[0]);
+  SS_UNROLL for (int k = 1; k < 6; k++) p = _mm512_add_ps(_mm512_mul_ps(p, r), _mm512_set1_ps(ss_exp_terms[k]));
   p = _mm512_mul_ps(p, _mm512_mul_ps(r, r));
   p = _mm512_add_ps(p, r);
   p = _mm512_add_ps(p, _mm512_set1_ps(1.0f));
@@ -295,17 +236,17 @@ static float softmax(float *p, size_t n, float scale) {
 enum { MIX_QUERIES = 6, MIX_CHUNK = 64 };
 
 /* 32 columns of n_q outputs over a chunk of positions: s[i][t] = p * d; the sums stay in registers. */
-INLINE void mix_tile(int n_q, float *out, size_t dim, float s[MIX_QUERIES][MIX_CHUNK], const int8_t *v, size_t n) {
+SS_INLINE void mix_tile(int n_q, float *out, size_t dim, float s[MIX_QUERIES][MIX_CHUNK], const int8_t *v, size_t n) {
   __m512 acc[MIX_QUERIES][2];
-  UNROLL for (int i = 0; i < n_q; i++) UNROLL for (int k = 0; k < 2; k++) acc[i][k] =
+  SS_UNROLL for (int i = 0; i < n_q; i++) SS_UNROLL for (int k = 0; k < 2; k++) acc[i][k] =
       _mm512_loadu_ps(out + (size_t)i * dim + 16 * k);
-  for (size_t t = 0; t < n; t++, v += dim) UNROLL for (int k = 0; k < 2; k++) {
+  for (size_t t = 0; t < n; t++, v += dim) SS_UNROLL for (int k = 0; k < 2; k++) {
       const __m128i codes16 = _mm_loadu_si128((const __m128i *)(const void *)(v + 16 * k));
       const __m512 u = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes16));
-      UNROLL for (int i = 0; i < n_q; i++) acc[i][k] =
+      SS_UNROLL for (int i = 0; i < n_q; i++) acc[i][k] =
           _mm512_add_ps(acc[i][k], _mm512_mul_ps(_mm512_set1_ps(s[i][t]), u));
     }
-  UNROLL for (int i = 0; i < n_q; i++) UNROLL for (int k = 0; k < 2; k++)
+  SS_UNROLL for (int i = 0; i < n_q; i++) SS_UNROLL for (int k = 0; k < 2; k++)
       _mm512_storeu_ps(out + (size_t)i * dim + 16 * k, acc[i][k]);
 }
 
@@ -343,19 +284,7 @@ const ss_kernels ss_kernels_avx512vnni = {
     .swiglu = swiglu,
     .softmax = softmax,
     .mix = mix,
-    .gemv = {[SS_PACK_4] = gemv_4,
-             [SS_PACK_4M] = gemv_4m,
-             [SS_PACK_5] = gemv_5,
-             [SS_PACK_5M] = gemv_5m,
-             [SS_PACK_6] = gemv_6,
-             [SS_PACK_8] = gemv_8},
-    .gemm = {[SS_PACK_4] = gemm_4,
-             [SS_PACK_4M] = gemm_4m,
-             [SS_PACK_5] = gemm_5,
-             [SS_PACK_5M] = gemm_5m,
-             [SS_PACK_6] = gemm_6,
-             [SS_PACK_8] = gemm_8},
-    .fgemm = {[SS_PACK_F32] = ss_fgemm_f32_avx2,
-              [SS_PACK_F16] = ss_fgemm_f16_avx2,
-              [SS_PACK_BF16] = ss_fgemm_bf16_avx2},
+    .gemv = SS_DOT_ENTRIES(gemv, avx512vnni),
+    .gemm = SS_DOT_ENTRIES(gemm, avx512vnni),
+    .fgemm = SS_FLOAT_ENTRIES(avx2),
 };

@@ -1,20 +1,17 @@
 /* What the two WebAssembly kernel sets share: reading packed blocks and the f32 end of a block.
  *
  * A v128 holds 4 rows x 4 columns of codes (pack.h), so a group of 8 rows is two of them, "halves", per step of 4
- * columns. Functions take the pack as a compile-time constant and are inlined: each kernel is one straight loop.
+ * columns.
  *
  * V8 has 16 vector registers and spills badly beyond them: tiles keep 8 accumulators, 2 weights and a little. */
 #ifndef SS_WASM_COMMON_H
 #define SS_WASM_COMMON_H
 
-#include <stddef.h>
 #include <wasm_simd128.h>
 
-#include "kernels/kernels.h"
+#include "kernels/isa.h"
 
-#define SS_INLINE static inline __attribute__((always_inline))
 #define SS_NOINLINE static __attribute__((noinline))
-#define SS_UNROLL _Pragma("clang loop unroll(full)")
 
 /* The same pointer, but the compiler no longer sees where it comes from. It then keeps constant offsets from it, which
  * are free as immediates of the load; strength reduction would turn each into an addition. */
@@ -29,23 +26,6 @@ SS_INLINE void ss_keep_order(v128_t *a, v128_t *b) { __asm__ volatile("" : "+r"(
 
 enum { SS_TILE = 4 }; /* tokens of a GEMM tile */
 
-/* Where a block's parts lie. */
-SS_INLINE size_t ss_block_bytes(ss_pack pack) {
-  switch (pack) {
-    case SS_PACK_4: return sizeof(ss_block4);
-    case SS_PACK_4M: return sizeof(ss_block4m);
-    case SS_PACK_5: return sizeof(ss_block5);
-    case SS_PACK_5M: return sizeof(ss_block5m);
-    case SS_PACK_6: return sizeof(ss_block6);
-    default: return sizeof(ss_block8);
-  }
-}
-SS_INLINE bool ss_pack_has_min(ss_pack pack) { return pack == SS_PACK_4M || pack == SS_PACK_5M; }
-SS_INLINE size_t ss_high_at(ss_pack pack) { return ss_pack_has_min(pack) || pack == SS_PACK_6 ? 64 : 32; }
-SS_INLINE size_t ss_codes_at(ss_pack pack) {
-  return ss_high_at(pack) + (pack == SS_PACK_6 ? 64 : pack == SS_PACK_5 || pack == SS_PACK_5M ? 32 : 0);
-}
-
 /* Codes of 4 columns, [half of the group]. */
 typedef struct ss_step {
   v128_t half[2];
@@ -54,7 +34,7 @@ typedef struct ss_step {
 /* Steps j and j + 4 (j < 4) share their bytes in all packs but the 8-bit one: both are read at once. Bits that a 16-bit
  * shift brings over from a neighbour byte are masked away. */
 SS_INLINE void ss_load_steps(ss_pack pack, const uint8_t *block, unsigned j, ss_step *low, ss_step *high) {
-  const uint8_t *q = block + ss_codes_at(pack), *h = block + ss_high_at(pack);
+  const uint8_t *q = block + ss_blocks[pack].codes_at, *h = block + ss_blocks[pack].high_at;
   SS_UNROLL for (unsigned s = 0; s < 2; s++) {
     const v128_t v = wasm_v128_load(q + 32 * j + 16 * s);
     if (pack == SS_PACK_8) {
@@ -97,9 +77,6 @@ SS_INLINE void ss_add_min(v128_t acc[2], v128_t isum0, v128_t isum1, const float
   acc[1] = wasm_f32x4_add(acc[1], wasm_f32x4_mul(x1, a_d));
 }
 
-/* The offset of a code is 1 << ss_offset_shift, for packs with an offset. */
-SS_INLINE uint32_t ss_offset_shift(ss_pack pack) { return pack == SS_PACK_4 ? 3 : pack == SS_PACK_5 ? 4 : 5; }
-
 /* Offset times the sum of the activations of a block; of part 0 or 1 of a six-bit one. */
 SS_INLINE v128_t ss_offset_sum(bool six_bit, unsigned part, uint32_t shift, const ss_act_block *a) {
   v128_t sum = wasm_v128_load32_splat(six_bit ? &a->sum_lo : &a->sum);
@@ -110,7 +87,7 @@ SS_INLINE v128_t ss_offset_sum(bool six_bit, unsigned part, uint32_t shift, cons
 /* Adds a block of a pack, or part 0 or 1 of a six-bit one. */
 SS_INLINE void ss_add_block(ss_pack pack, unsigned part, v128_t acc[2], const v128_t isum[2], const float *d,
                             const ss_act_block *a) {
-  if (ss_pack_has_min(pack)) ss_add_min(acc, isum[0], isum[1], d, a);
+  if (ss_blocks[pack].has_min) ss_add_min(acc, isum[0], isum[1], d, a);
   else if (pack == SS_PACK_8) ss_add_scaled(acc, isum[0], isum[1], d, a);
   else {
     const v128_t offset = ss_offset_sum(pack == SS_PACK_6, part, ss_offset_shift(pack), a);

@@ -53,11 +53,11 @@ SS_INLINE void add_block(ss_pack pack, unsigned part, v128_t acc[2], partial sum
 
 /* ---- one token ---- */
 
-SS_INLINE void gemv(bool dot32, ss_pack pack, float *y, const uint8_t *block, size_t n_groups, size_t n_blocks,
-                    const int8_t *q, const ss_act_block *a) {
+SS_INLINE void one_token(bool dot32, ss_pack pack, float *y, const uint8_t *block, size_t n_groups, size_t n_blocks,
+                         const int8_t *q, const ss_act_block *a) {
   for (size_t g = 0; g < n_groups; g++) {
     v128_t acc[2] = {wasm_f32x4_const_splat(0), wasm_f32x4_const_splat(0)};
-    for (size_t i = 0; i < n_blocks; i++, block += ss_block_bytes(pack)) {
+    for (size_t i = 0; i < n_blocks; i++, block += ss_blocks[pack].bytes) {
       const uint8_t *b = ss_opaque(block);
       const int8_t *x = ss_opaque(q + SS_COLS * i);
       partial low_sum[2] = {{.n_narrow = 0}}, high_sum[2] = {{.n_narrow = 0}};
@@ -88,7 +88,7 @@ SS_INLINE void gemv(bool dot32, ss_pack pack, float *y, const uint8_t *block, si
 enum { PANEL_BLOCK = SS_ROWS * SS_COLS }; /* bytes: [step][half] */
 
 SS_INLINE void fill_panel(ss_pack pack, uint8_t *panel, const uint8_t *block, size_t n_blocks) {
-  for (size_t i = 0; i < n_blocks; i++, block += ss_block_bytes(pack), panel += PANEL_BLOCK) {
+  for (size_t i = 0; i < n_blocks; i++, block += ss_blocks[pack].bytes, panel += PANEL_BLOCK) {
     const uint8_t *b = ss_opaque(block);
     SS_UNROLL for (unsigned j = 0; j < 4; j++) {
       ss_step low, high;
@@ -100,6 +100,20 @@ SS_INLINE void fill_panel(ss_pack pack, uint8_t *panel, const uint8_t *block, si
     }
   }
 }
+
+/* Both sets share these. */
+#define FILL(name, pack)                                                                \
+  SS_NOINLINE void fill_##name(uint8_t *panel, const uint8_t *block, size_t n_blocks) { \
+    fill_panel(pack, panel, block, n_blocks);                                           \
+  }
+FILL(4, SS_PACK_4)
+FILL(4m, SS_PACK_4M)
+FILL(5, SS_PACK_5)
+FILL(5m, SS_PACK_5M)
+FILL(6, SS_PACK_6)
+typedef void fill_fn(uint8_t *panel, const uint8_t *block, size_t n_blocks);
+static fill_fn *const fill[SS_PACK_COUNT] = {
+    [SS_PACK_4] = fill_4, [SS_PACK_4M] = fill_4m, [SS_PACK_5] = fill_5, [SS_PACK_5M] = fill_5m, [SS_PACK_6] = fill_6};
 
 /* 8 rows x SS_TILE tokens. steps_of: a pack with as many safe steps. How a block ends is decided as it runs, so a tile
  * serves several packs. */
@@ -171,18 +185,14 @@ SS_INLINE tile_fn *tile_of(bool dot32, ss_pack pack) {
   return dot32 ? tile_dot : safe_steps(pack) == 8 ? tile_8_steps : tile_4_steps;
 }
 
-/* fill_panel of a pack, which both sets share. */
-typedef void fill_fn(uint8_t *panel, const uint8_t *block, size_t n_blocks);
-
-SS_INLINE void gemm(bool dot32, ss_pack pack, fill_fn *fill, float *y, size_t y_stride, const uint8_t *w,
-                    size_t n_groups, size_t n_blocks, const int8_t *q, const ss_act_block *a, size_t n_tokens,
-                    void *panel) {
-  const size_t group_bytes = n_blocks * ss_block_bytes(pack);
+SS_INLINE void many_tokens(bool dot32, ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
+                           size_t n_blocks, const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
+  const size_t group_bytes = n_blocks * ss_blocks[pack].bytes;
   for (size_t first = 0, n; first < n_tokens; first += n) {
     n = ss_token_stretch(n_tokens - first);
     for (size_t g = 0; g < n_groups; g++) {
       const uint8_t *group = w + g * group_bytes;
-      fill(panel, group, n_blocks);
+      fill[pack](panel, group, n_blocks);
       for (size_t t = 0; t < n; t += SS_TILE) {
         const ss_tile_io io = ss_tile_at(t, n, n_blocks, q + first * n_blocks * SS_COLS, a + first * n_blocks,
                                          y + first * y_stride + g * SS_ROWS, y_stride);
@@ -229,7 +239,7 @@ SS_INLINE void sign_tile(bool dot32, size_t n_tokens, float *y, size_t y_stride,
     acc[t][1] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(y + t * y_stride + 4);
   }
   for (size_t i = 0; i < n_blocks; i++) {
-    const uint8_t *b = ss_opaque(block + i * sizeof(ss_block8)), *w = b + ss_codes_at(SS_PACK_8);
+    const uint8_t *b = ss_opaque(block + i * sizeof(ss_block8)), *w = b + ss_blocks[SS_PACK_8].codes_at;
     const sign_block *x = ss_opaque(signs + i);
     v128_t isum[SS_TILE][2];
     SS_UNROLL for (size_t t = 0; t < n_tokens; t++) isum[t][0] = isum[t][1] = wasm_v128_load(x->negative[t]);
@@ -261,8 +271,8 @@ SS_INLINE void sign_tile(bool dot32, size_t n_tokens, float *y, size_t y_stride,
   }
 }
 
-SS_INLINE void few_8(bool dot32, size_t n_tokens, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
-                     size_t n_blocks, const int8_t *q, const ss_act_block *a) {
+SS_INLINE void few_tokens_8(bool dot32, size_t n_tokens, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
+                            size_t n_blocks, const int8_t *q, const ss_act_block *a) {
   sign_block signs[SIGN_BLOCKS];
   for (size_t at = 0, n; at < n_blocks; at += n) {
     n = ss_min(n_blocks - at, SIGN_BLOCKS);
@@ -274,81 +284,54 @@ SS_INLINE void few_8(bool dot32, size_t n_tokens, float *y, size_t y_stride, con
   }
 }
 
+#define FEW_8(name, dot32, n)                                                                             \
+  static void few_8_##name(float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks, \
+                           const int8_t *q, const ss_act_block *a) {                                      \
+    few_tokens_8(dot32, n, y, y_stride, w, n_groups, n_blocks, q, a);                                     \
+  }
+FEW_8(1, false, 1)
+FEW_8(3, false, 3)
+FEW_8(4, false, 4)
+FEW_8(1_dot, true, 1)
+FEW_8(3_dot, true, 3)
+FEW_8(4_dot, true, 4)
+static ss_few_fn *const few_8[SS_TILE] = {few_8_1, NULL, few_8_3, few_8_4};
+static ss_few_fn *const few_8_dot[SS_TILE] = {few_8_1_dot, NULL, few_8_3_dot, few_8_4_dot};
+
 /* ---- entries: each once for each set ---- */
 
-#define FILL(name, pack)                                                                \
-  SS_NOINLINE void fill_##name(uint8_t *panel, const uint8_t *block, size_t n_blocks) { \
-    fill_panel(pack, panel, block, n_blocks);                                           \
-  }
-FILL(4, SS_PACK_4)
-FILL(4m, SS_PACK_4M)
-FILL(5, SS_PACK_5)
-FILL(5m, SS_PACK_5M)
-FILL(6, SS_PACK_6)
+SS_INLINE void gemv(bool dot32, ss_pack pack, float *y, const uint8_t *w, size_t n_groups, size_t n_blocks,
+                    const int8_t *q, const ss_act_block *a) {
+  if (pack == SS_PACK_8) (dot32 ? few_8_1_dot : few_8_1)(y, 0, w, n_groups, n_blocks, q, a);
+  else one_token(dot32, pack, y, w, n_groups, n_blocks, q, a);
+}
+SS_INLINE void gemm(bool dot32, ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
+                    size_t n_blocks, const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
+  if (pack == SS_PACK_8)
+    ss_gemm_by_tiles(dot32 ? few_8_dot : few_8, y, y_stride, w, n_groups, n_blocks, n_blocks * sizeof(ss_block8), q, a,
+                     n_tokens);
+  else many_tokens(dot32, pack, y, y_stride, w, n_groups, n_blocks, q, a, n_tokens, panel);
+}
 
-#define GEMV(name, pack, set, dot32)                                                                          \
-  static void gemv_##name##_##set(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q, \
-                                  const ss_act_block *a) {                                                    \
-    gemv(dot32, pack, y, w, n_groups, n_blocks, q, a);                                                        \
-  }
-#define GEMM(name, pack, set, dot32)                                                                          \
-  static void gemm_##name##_##set(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks, \
-                                  const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {     \
-    gemm(dot32, pack, fill_##name, y, y_stride, w, n_groups, n_blocks, q, a, n_tokens, panel);                \
-  }
-#define FEW_8(n, set, dot32)                                                                                   \
-  static void few_8_##n##_##set(float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks, \
-                                const int8_t *q, const ss_act_block *a) {                                      \
-    few_8(dot32, n, y, y_stride, w, n_groups, n_blocks, q, a);                                                 \
-  }
-#define SET(set, text, dot32)                                                                                \
-  GEMV(4, SS_PACK_4, set, dot32)                                                                             \
-  GEMV(4m, SS_PACK_4M, set, dot32)                                                                           \
-  GEMV(5, SS_PACK_5, set, dot32)                                                                             \
-  GEMV(5m, SS_PACK_5M, set, dot32)                                                                           \
-  GEMV(6, SS_PACK_6, set, dot32)                                                                             \
-  GEMM(4, SS_PACK_4, set, dot32)                                                                             \
-  GEMM(4m, SS_PACK_4M, set, dot32)                                                                           \
-  GEMM(5, SS_PACK_5, set, dot32)                                                                             \
-  GEMM(5m, SS_PACK_5M, set, dot32)                                                                           \
-  GEMM(6, SS_PACK_6, set, dot32)                                                                             \
-  FEW_8(1, set, dot32)                                                                                       \
-  FEW_8(3, set, dot32)                                                                                       \
-  FEW_8(4, set, dot32)                                                                                       \
-  static void gemv_8_##set(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,       \
-                           const ss_act_block *a) {                                                          \
-    few_8_1_##set(y, 0, w, n_groups, n_blocks, q, a);                                                        \
-  }                                                                                                          \
-  static void gemm_8_##set(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks,       \
-                           const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {           \
-    static ss_few_fn *const few[SS_TILE] = {few_8_1_##set, NULL, few_8_3_##set, few_8_4_##set};              \
-    (void)panel;                                                                                             \
-    ss_gemm_by_tiles(few, y, y_stride, w, n_groups, n_blocks, n_blocks * sizeof(ss_block8), q, a, n_tokens); \
-  }                                                                                                          \
-  const ss_kernels ss_kernels_wasm_##set = {                                                                 \
-      .name = text,                                                                                          \
-      .quantize = ss_quantize_wasm,                                                                          \
-      .rmsnorm = ss_rmsnorm_wasm,                                                                            \
-      .add = ss_add_wasm,                                                                                    \
-      .swiglu = ss_swiglu_wasm,                                                                              \
-      .softmax = ss_softmax_wasm,                                                                            \
-      .mix = ss_mix_wasm,                                                                                    \
-      .gemv = {[SS_PACK_4] = gemv_4_##set,                                                                   \
-               [SS_PACK_4M] = gemv_4m_##set,                                                                 \
-               [SS_PACK_5] = gemv_5_##set,                                                                   \
-               [SS_PACK_5M] = gemv_5m_##set,                                                                 \
-               [SS_PACK_6] = gemv_6_##set,                                                                   \
-               [SS_PACK_8] = gemv_8_##set},                                                                  \
-      .gemm = {[SS_PACK_4] = gemm_4_##set,                                                                   \
-               [SS_PACK_4M] = gemm_4m_##set,                                                                 \
-               [SS_PACK_5] = gemm_5_##set,                                                                   \
-               [SS_PACK_5M] = gemm_5m_##set,                                                                 \
-               [SS_PACK_6] = gemm_6_##set,                                                                   \
-               [SS_PACK_8] = gemm_8_##set},                                                                  \
-      .fgemm = {[SS_PACK_F32] = ss_fgemm_f32_wasm,                                                           \
-                [SS_PACK_F16] = ss_fgemm_f16_wasm,                                                           \
-                [SS_PACK_BF16] = ss_fgemm_bf16_wasm},                                                        \
+#define SET(set, text, dot32)               \
+  SS_DOT_KERNEL(4, set, dot32, SS_PACK_4)   \
+  SS_DOT_KERNEL(4m, set, dot32, SS_PACK_4M) \
+  SS_DOT_KERNEL(5, set, dot32, SS_PACK_5)   \
+  SS_DOT_KERNEL(5m, set, dot32, SS_PACK_5M) \
+  SS_DOT_KERNEL(6, set, dot32, SS_PACK_6)   \
+  SS_DOT_KERNEL(8, set, dot32, SS_PACK_8)   \
+  const ss_kernels ss_kernels_##set = {     \
+      .name = text,                         \
+      .quantize = ss_quantize_wasm,         \
+      .rmsnorm = ss_rmsnorm_wasm,           \
+      .add = ss_add_wasm,                   \
+      .swiglu = ss_swiglu_wasm,             \
+      .softmax = ss_softmax_wasm,           \
+      .mix = ss_mix_wasm,                   \
+      .gemv = SS_DOT_ENTRIES(gemv, set),    \
+      .gemm = SS_DOT_ENTRIES(gemm, set),    \
+      .fgemm = SS_FLOAT_ENTRIES(wasm),      \
   };
 
-SET(relaxed, "wasm-relaxed", false)
-SET(relaxed_dot, "wasm-relaxed-dot", true)
+SET(wasm_relaxed, "wasm-relaxed", false)
+SET(wasm_relaxed_dot, "wasm-relaxed-dot", true)

@@ -57,7 +57,7 @@ SS_INLINE void few_tile(ss_pack pack, size_t n_tokens, float *y, size_t y_stride
     acc[t][1] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(y + t * y_stride + 4);
   }
   for (size_t i = 0; i < n_blocks; i++) {
-    const uint8_t *b = ss_opaque(block + i * ss_block_bytes(pack));
+    const uint8_t *b = ss_opaque(block + i * ss_blocks[pack].bytes);
     const float *d = (const float *)(const void *)b;
     const wide_block *x = ss_opaque(wide + i);
     v128_t isum[SS_TILE][2], high_isum[SS_TILE][2]; /* six-bit: of columns 16 on */
@@ -87,8 +87,8 @@ SS_INLINE void few_tokens(ss_pack pack, size_t n_tokens, float *y, size_t y_stri
     n = ss_min(n_blocks - at, WIDE_BLOCKS);
     for (size_t t = 0; t < n_tokens; t++) widen_acts(wide, t, q + (t * n_blocks + at) * SS_COLS, n);
     for (size_t g = 0; g < n_groups; g++)
-      few_tile(pack, n_tokens, y + SS_ROWS * g, y_stride, at == 0, w + (g * n_blocks + at) * ss_block_bytes(pack), wide,
-               a + at, n_blocks, n);
+      few_tile(pack, n_tokens, y + SS_ROWS * g, y_stride, at == 0, w + (g * n_blocks + at) * ss_blocks[pack].bytes,
+               wide, a + at, n_blocks, n);
   }
 }
 
@@ -100,7 +100,7 @@ enum { BLOCK_I16 = 2 * SS_ROWS * SS_COLS }; /* bytes of a widened block: [step][
  * all packs that end a block in the same way. */
 SS_INLINE void fill_panel(ss_pack pack, uint8_t *panel, const uint8_t *block, size_t n_blocks) {
   const v128_t offset = wasm_i16x8_splat(pack == SS_PACK_4 ? 8 : 16);
-  for (size_t n = n_blocks; n--; block += ss_block_bytes(pack), panel += BLOCK_I16) {
+  for (size_t n = n_blocks; n--; block += ss_blocks[pack].bytes, panel += BLOCK_I16) {
     const uint8_t *b = ss_opaque(block);
     SS_UNROLL for (unsigned j = 0; j < 4; j++) {
       ss_step step[2];
@@ -180,10 +180,10 @@ SS_NOINLINE void tile_6(const ss_tile_io *io, const uint8_t *panel, const uint8_
   tile(SS_PACK_6, io, panel, block, block_bytes, n_blocks);
 }
 
-SS_INLINE void gemm(ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks,
-                    const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
-  tile_fn *const tile_of = pack == SS_PACK_6 ? tile_6 : ss_pack_has_min(pack) ? tile_min : tile_scale;
-  const size_t group_bytes = n_blocks * ss_block_bytes(pack);
+SS_INLINE void many_tokens(ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks,
+                           const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
+  tile_fn *const tile_of = pack == SS_PACK_6 ? tile_6 : ss_blocks[pack].has_min ? tile_min : tile_scale;
+  const size_t group_bytes = n_blocks * ss_blocks[pack].bytes;
   for (size_t first = 0, n; first < n_tokens; first += n) {
     n = ss_token_stretch(n_tokens - first);
     for (size_t g = 0; g < n_groups; g++) {
@@ -192,35 +192,13 @@ SS_INLINE void gemm(ss_pack pack, float *y, size_t y_stride, const uint8_t *w, s
       for (size_t t = 0; t < n; t += SS_TILE) {
         const ss_tile_io io = ss_tile_at(t, n, n_blocks, q + first * n_blocks * SS_COLS, a + first * n_blocks,
                                          y + first * y_stride + g * SS_ROWS, y_stride);
-        tile_of(&io, panel, group, ss_block_bytes(pack), n_blocks);
+        tile_of(&io, panel, group, ss_blocks[pack].bytes, n_blocks);
       }
     }
   }
 }
 
 /* ---- entries ---- */
-
-#define GEMV(name, pack)                                                                              \
-  static void gemv_##name(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q, \
-                          const ss_act_block *a) {                                                    \
-    few_tokens(pack, 1, y, 0, w, n_groups, n_blocks, q, a);                                           \
-  }
-#define GEMM(name, pack)                                                                                               \
-  static void gemm_##name(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q, \
-                          const ss_act_block *a, size_t n_tokens, void *panel) {                                       \
-    gemm(pack, y, y_stride, w, n_groups, n_blocks, q, a, n_tokens, panel);                                             \
-  }
-GEMV(4, SS_PACK_4)
-GEMV(4m, SS_PACK_4M)
-GEMV(5, SS_PACK_5)
-GEMV(5m, SS_PACK_5M)
-GEMV(6, SS_PACK_6)
-GEMV(8, SS_PACK_8)
-GEMM(4, SS_PACK_4)
-GEMM(4m, SS_PACK_4M)
-GEMM(5, SS_PACK_5)
-GEMM(5m, SS_PACK_5M)
-GEMM(6, SS_PACK_6)
 
 /* 8-bit codes are widened fast enough to do without a panel, which attention with its few queries would not repay. */
 #define FEW_8(n)                                                                                       \
@@ -233,30 +211,25 @@ FEW_8(3)
 FEW_8(4)
 static ss_few_fn *const few_8[SS_TILE] = {few_8_1, NULL, few_8_3, few_8_4};
 
-static void gemm_8(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,
-                   const ss_act_block *a, size_t n_tokens, void *panel) {
-  (void)panel;
-  ss_gemm_by_tiles(few_8, y, y_stride, w, n_groups, n_blocks, n_blocks * sizeof(ss_block8), q, a, n_tokens);
+SS_INLINE void gemv(ss_pack pack, float *y, const uint8_t *w, size_t n_groups, size_t n_blocks, const int8_t *q,
+                    const ss_act_block *a) {
+  if (pack == SS_PACK_8) few_8_1(y, 0, w, n_groups, n_blocks, q, a);
+  else few_tokens(pack, 1, y, 0, w, n_groups, n_blocks, q, a);
 }
+SS_INLINE void gemm(ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks,
+                    const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
+  if (pack == SS_PACK_8)
+    ss_gemm_by_tiles(few_8, y, y_stride, w, n_groups, n_blocks, n_blocks * sizeof(ss_block8), q, a, n_tokens);
+  else many_tokens(pack, y, y_stride, w, n_groups, n_blocks, q, a, n_tokens, panel);
+}
+SS_DOT_KERNELS(wasm_simd128)
 
 const ss_kernels ss_kernels_wasm_simd128 = {
     .name = "wasm-simd128",
 #define SS_KERNEL(result, entry, args) .entry = ss_##entry##_wasm,
 #include "kernels/kernels.def"
 #undef SS_KERNEL
-    .gemv = {[SS_PACK_4] = gemv_4,
-             [SS_PACK_4M] = gemv_4m,
-             [SS_PACK_5] = gemv_5,
-             [SS_PACK_5M] = gemv_5m,
-             [SS_PACK_6] = gemv_6,
-             [SS_PACK_8] = gemv_8},
-    .gemm = {[SS_PACK_4] = gemm_4,
-             [SS_PACK_4M] = gemm_4m,
-             [SS_PACK_5] = gemm_5,
-             [SS_PACK_5M] = gemm_5m,
-             [SS_PACK_6] = gemm_6,
-             [SS_PACK_8] = gemm_8},
-    .fgemm = {[SS_PACK_F32] = ss_fgemm_f32_wasm,
-              [SS_PACK_F16] = ss_fgemm_f16_wasm,
-              [SS_PACK_BF16] = ss_fgemm_bf16_wasm},
+    .gemv = SS_DOT_ENTRIES(gemv, wasm_simd128),
+    .gemm = SS_DOT_ENTRIES(gemm, wasm_simd128),
+    .fgemm = SS_FLOAT_ENTRIES(wasm),
 };

@@ -99,18 +99,7 @@ SS_INLINE void fgemm(ss_pack pack, float *y, size_t y_stride, const void *w, siz
   }
 }
 
-void ss_fgemm_f32_wasm(float *y, size_t y_stride, const void *w, size_t n_rows, size_t cols, const float *x,
-                       size_t n_tokens) {
-  fgemm(SS_PACK_F32, y, y_stride, w, n_rows, cols, x, n_tokens);
-}
-void ss_fgemm_f16_wasm(float *y, size_t y_stride, const void *w, size_t n_rows, size_t cols, const float *x,
-                       size_t n_tokens) {
-  fgemm(SS_PACK_F16, y, y_stride, w, n_rows, cols, x, n_tokens);
-}
-void ss_fgemm_bf16_wasm(float *y, size_t y_stride, const void *w, size_t n_rows, size_t cols, const float *x,
-                        size_t n_tokens) {
-  fgemm(SS_PACK_BF16, y, y_stride, w, n_rows, cols, x, n_tokens);
-}
+SS_FLOAT_KERNELS(wasm)
 
 /* ---- element-wise ---- */
 
