@@ -329,6 +329,85 @@ typedef struct ss_chat_message {
 ss_status ss_chat_format(const ss_model *model, const ss_chat_message *messages, size_t n_messages,
                          bool add_generation_prompt, char *text, size_t capacity, size_t *len, ss_error *err);
 
+/* ---- Sentence encoder ------------------------------------------------------------------------------------------- */
+
+#define SS_ENCODER_TOKENS 256 /* a text is cut there, [CLS] and [SEP] included */
+
+/* Makes one vector of unit length of a text; the same bits on every target. Two kinds:
+ *   bert   a sentence encoder's own model (architecture bert, as all-MiniLM-L6-v2): WordPiece, the whole model, mean of the
+ *          tokens' vectors or that of [CLS], as the file says
+ *   self   a language model without its later layers: mean of the tokens' vectors, each of unit length, after its
+ *          first four; nothing to download */
+typedef struct ss_encoder ss_encoder;
+
+/* Borrows the model, whose header must be complete. What it needs is allocated here; later only `self`'s tokenizer
+ * takes memory, for words of more than a few hundred bytes, and gives it back. */
+ss_status ss_encoder_create(ss_encoder **out, const ss_model *model, const ss_host *host, ss_error *err);
+void ss_encoder_free(ss_encoder *encoder);
+const char *ss_encoder_kind(const ss_encoder *encoder); /* "bert" or "self" */
+uint32_t ss_encoder_dim(const ss_encoder *encoder);
+
+/* The tokens that a text is read as, at most SS_ENCODER_TOKENS. Text never becomes a special token. `self` looks at
+ * the first 8192 bytes. */
+ss_status ss_encoder_tokens(ss_encoder *encoder, ss_text text, int32_t tokens[SS_ENCODER_TOKENS], size_t *n_tokens,
+                            ss_error *err);
+
+/* embedding[dim] of a text. All zero for `self` when the text has no token. SS_E_MISSING names a tensor that was not fed. */
+ss_status ss_encode(ss_encoder *encoder, ss_text text, float *embedding, ss_error *err);
+
+/* ---- Banks: which mask a prompt runs with ------------------------------------------------------------------------ */
+
+/* What a model is. `family` is equal for all quantisations of the same weights: shapes, tokenizer, norm gains. `exact` is of every
+ * packed tensor; 0 while bytes are missing. Both are the same on every target. */
+typedef struct ss_fingerprint {
+  uint64_t family, exact;
+} ss_fingerprint;
+/* Needs the header and the norm tensors; SS_E_MISSING names the first one that is absent. Reads all packed weights
+ * when they are complete (about 10 ms for 100 MB). */
+ss_status ss_model_fingerprint(const ss_model *model, ss_fingerprint *out, ss_error *err);
+
+#define SS_BANK_VERSION 1
+#define SS_BANK_DENSE UINT32_MAX /* the level of depth 1: every block runs */
+
+/* A bank holds n_clusters centroids and, for each of n_levels depths, one mask per cluster and one more, at index
+ * n_clusters, for a prompt without a cluster: the global mask. */
+typedef struct ss_bank ss_bank;
+
+/* Parses a bank file, whole in memory. Copies what it needs: `bytes` may go after the call.
+ * SS_E_FORMAT: truncated, damaged or no bank; SS_E_UNSUPPORTED: from a newer version, or with recovery tensors. */
+ss_status ss_bank_open(ss_bank **out, const void *bytes, size_t n, const ss_host *host, ss_error *err);
+void ss_bank_free(ss_bank *bank);
+
+typedef struct ss_bank_info { /* everything is owned by the bank */
+  uint32_t version, numerics_version, n_clusters, n_levels, n_layers, n_blocks, dim;
+  const float *levels; /* [n_levels] share of the blocks' multiply-adds that is skipped, ascending */
+  const float *losses; /* [n_levels][n_clusters + 1] mean NLL on calibration text; NULL: not recorded */
+  const float *dense_losses; /* [n_clusters + 1] the same with all blocks; NULL: not recorded */
+  const uint32_t *sizes; /* [n_clusters] calibration samples in each cluster; NULL: not recorded */
+  ss_fingerprint model, encoder;
+  ss_text name, model_name, encoder_kind,
+      encoder_name; /* kind: "self" or "bert". Texts that the file lacks are empty */
+  ss_text method, training, provenance;
+} ss_bank_info;
+void ss_bank_info_get(const ss_bank *bank, ss_bank_info *out);
+ss_text ss_bank_example(const ss_bank *bank, uint32_t cluster); /* a prompt of the cluster, or empty */
+
+/* Does the bank fit? Another family of model or encoder (NULL: not asked) is SS_E_ARGUMENT and names both fingerprints. What
+ * the user should know all the same, as another quantisation, goes to note[capacity]; "" when there is nothing. */
+ss_status ss_bank_check(const ss_bank *bank, const ss_model *model, const ss_model *encoder, char *note,
+                        size_t capacity, ss_error *err);
+
+/* The level for a depth: 1 is dense, and 1 - depth the share that may be skipped. Between levels it is the nearest one
+ * that runs at least that much; below the deepest is SS_E_ARGUMENT. */
+ss_status ss_bank_level(const ss_bank *bank, double depth, uint32_t *level, ss_error *err);
+/* The mask of a cluster, or of index n_clusters, at a depth. */
+ss_status ss_bank_mask(const ss_bank *bank, uint32_t cluster, double depth, ss_mask *mask, ss_error *err);
+
+/* The centroid nearest to embedding[dim] and its Euclidean distance; ties go to the lower cluster. An embedding of zeros
+ * (a text without tokens) has none: *cluster is n_clusters. The same bits on every target. */
+ss_status ss_bank_route(const ss_bank *bank, const float *embedding, size_t dim, uint32_t *cluster, float *distance,
+                        ss_error *err);
+
 #ifdef __cplusplus
 }
 #endif

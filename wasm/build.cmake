@@ -28,10 +28,11 @@ else()
   target_compile_definitions(ss_flags INTERFACE SS_WASM_THREADS=0)
 endif()
 
-# For size: the SIMD kernels are unrolled by hand and lose no speed by it.
-target_compile_options(ss_base PRIVATE -Os)
+# For size: the SIMD kernels are unrolled by hand and lose no speed by it; the rest is optimised across files.
 target_compile_options(ss_kernels PRIVATE -Os)
-target_compile_options(ss_model PRIVATE -Os)
+foreach(layer ss_base ss_model ss_route)
+  target_compile_options(${layer} PRIVATE -Oz -flto)
+endforeach()
 
 file(GLOB sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} wasm/*.c wasm/*.h wasm/libc/*.c wasm/libc/*.h)
 add_executable(${name} ${sources})

@@ -13,6 +13,16 @@ const ss_pack_info ss_packs[SS_PACK_COUNT] = {
     [SS_PACK_8] = {"8", sizeof(ss_block8), 0, 0, 0},
 };
 
+const ss_kernels *ss_kernels_fastest(void) {
+#if defined(__wasm_relaxed_simd__)
+  return &ss_kernels_wasm_relaxed;
+#elif defined(__wasm_simd128__)
+  return &ss_kernels_wasm_simd128;
+#else
+  return ss_kernels_at(0);
+#endif
+}
+
 const ss_kernels *ss_kernels_at(size_t i) {
   const ss_kernels *sets[4];
   size_t n = 0;
@@ -24,10 +34,8 @@ const ss_kernels *ss_kernels_at(size_t i) {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) sets[n++] = &ss_kernels_avx2;
 #elif defined(__aarch64__)
   sets[n++] = &ss_kernels_neon;
-#elif defined(__wasm_relaxed_simd__)
-  sets[n++] = &ss_kernels_wasm_relaxed;
 #elif defined(__wasm_simd128__)
-  sets[n++] = &ss_kernels_wasm_simd128;
+  sets[n++] = ss_kernels_fastest();
 #endif
   sets[n++] = &ss_kernels_scalar;
   return i < n ? sets[i] : NULL;
@@ -66,6 +74,26 @@ void ss_hadamard(float *x, size_t n) {
           x[k] = a + b;
           x[k + half] = a - b;
         }
+}
+
+void ss_layernorm(float *x, const float *gain, const float *bias, size_t n, float eps) {
+  float lane[8] = {0};
+  for (size_t i = 0; i < n; i++) lane[i % 8] += x[i];
+  const float mean = ss_lane_sum(lane) / (float)n;
+  memset(lane, 0, sizeof lane);
+  for (size_t i = 0; i < n; i++) {
+    x[i] -= mean;
+    lane[i % 8] += x[i] * x[i];
+  }
+  const float scale = 1.0f / ss_sqrtf(ss_lane_sum(lane) / (float)n + eps);
+  for (size_t i = 0; i < n; i++) x[i] = (x[i] * scale) * gain[i] + bias[i];
+}
+
+void ss_gelu(float *x, const float *bias, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    const float v = x[i] + bias[i];
+    x[i] = (0.5f * v) * (1.0f + ss_erff(v * 0.70710678f));
+  }
 }
 
 void ss_matrix_row(float *x, const ss_matrix *w, uint32_t row) {

@@ -69,6 +69,9 @@ extern const ss_kernels ss_kernels_wasm_simd128;
 extern const ss_kernels ss_kernels_wasm_relaxed;
 extern const ss_kernels ss_kernels_wasm_relaxed_dot; /* the same with the 8-bit dot product, for ARM and AVX-VNNI */
 
+/* ss_kernels_at(0); does not pull the specification into a wasm module, which never runs it. */
+const ss_kernels *ss_kernels_fastest(void);
+
 /* y = W x for groups [first, end) of w and all tokens of x; y_stride >= 8 * ss_matrix_groups(w) when there are several
  * tokens; y [n_tokens][y_stride]. panel: ss_panel_bytes(w->cols), used when there are several tokens. */
 void ss_matmul(const ss_kernels *k, float *y, size_t y_stride, const ss_matrix *w, size_t first, size_t end,
@@ -77,6 +80,12 @@ void ss_matmul(const ss_kernels *k, float *y, size_t y_stride, const ss_matrix *
 /* Multiplies each 32 of x[n] by the 32 x 32 Hadamard matrix of +-1 (Sylvester's order; not normalised), in place: five
  * passes of a + b, a - b. Twice gives 32 x. */
 void ss_hadamard(float *x, size_t n);
+
+/* What a sentence encoder has beside the table; a thousandth of its time.
+ * x = (x - mean) / sqrt(variance + eps) * gain + bias, in place; both sums over 8 lanes. */
+void ss_layernorm(float *x, const float *gain, const float *bias, size_t n, float eps);
+/* x = gelu(x + bias), in place: x / 2 (1 + erf(x / sqrt 2)), erf being ss_erff. */
+void ss_gelu(float *x, const float *bias, size_t n);
 
 /* Row `row` of w as f32, x[w->cols]: the token embedding. d * (float)(q - offset), or d * (float)q + m. */
 void ss_matrix_row(float *x, const ss_matrix *w, uint32_t row);

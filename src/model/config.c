@@ -1,45 +1,21 @@
 /* From a complete header to a model's shape: the configuration keys, every value checked, and the tensors that the
  * architecture needs, each with its exact shape and a type that the kernels run. What is not checked here is not
  * checked again: the forward pass trusts it. */
-#include "model/load.h"
+#include "model/config.h"
 
-#define MAX_LAYERS (SS_MAX_BLOCKS / 2)
-#define MAX_WIDTH 65536u     /* n_embd, and all heads side by side */
-#define MAX_FF (1u << 20)
 #define MAX_VOCAB (1u << 24)
-#define MAX_CONTEXT (1u << 30)
-#define MAX_HEAD_DIM 512u
-#define REQUIRED -1
-
-/* What differs between the architectures that the forward pass runs. */
-typedef struct architecture {
-  const char *name;
-  bool rope_neox; /* the pairing; converters reorder llama's rows, and no other's */
-  bool qkv_bias;
-} architecture;
-static const architecture architectures[] = {{"llama", false, false}, {"qwen2", true, true}};
 
 /* ---- keys ---- */
 
-/* Reads keys of the architecture and remembers the first failure, so that it is checked once. */
-typedef struct key_reader {
-  const ss_gguf *gguf;
-  const char *architecture;
-  ss_error *err;
-  ss_status status;
-  char key[96];
-} key_reader;
-
-static void key_fail(key_reader *r, ss_status status, const char *wrong) {
+void ss_key_fail(ss_key_reader *r, ss_status status, const char *wrong) {
   if (r->status == SS_OK) r->status = ss_fail(r->err, status, "%s: %s", r->key, wrong);
 }
 
-/* Finds `architecture.name`. False: it is absent, or an earlier read failed. */
-static bool find_key(key_reader *r, const char *name, bool required, ss_meta *meta) {
+bool ss_key_find(ss_key_reader *r, const char *name, bool required, ss_meta *meta) {
   if (r->status != SS_OK) return false;
   ss_format(r->key, sizeof r->key, "%s.%s", r->architecture, name);
   if (ss_gguf_meta(r->gguf, r->key, meta)) return true;
-  if (required) key_fail(r, SS_E_MISSING, "the key is missing");
+  if (required) ss_key_fail(r, SS_E_MISSING, "the key is missing");
   return false;
 }
 
@@ -51,27 +27,26 @@ static bool is_integer(ss_meta_type t) {
 }
 
 /* An array with one value for each layer counts as that value when all are equal. */
-static void unfold_equal(key_reader *r, ss_meta *meta) {
+static void unfold_equal(ss_key_reader *r, ss_meta *meta) {
   ss_gguf_iter it;
   ss_meta next;
   if (!ss_gguf_array(r->gguf, r->key, &it)) return;
   if (!is_integer(it.element) || !ss_gguf_next(&it, meta)) {
-    key_fail(r, SS_E_FORMAT, "want an integer, or an array of them");
+    ss_key_fail(r, SS_E_FORMAT, "want an integer, or an array of them");
     return;
   }
   while (ss_gguf_next(&it, &next))
     if (next.u != meta->u) {
-      key_fail(r, SS_E_UNSUPPORTED, "its entries differ, want the same for all layers");
+      ss_key_fail(r, SS_E_UNSUPPORTED, "its entries differ, want the same for all layers");
       return;
     }
 }
 
-/* An integer in [least, most]. fallback: its value when the key is absent, or REQUIRED. */
-static uint32_t take_count(key_reader *r, const char *name, uint32_t least, uint32_t most, int64_t fallback) {
+uint32_t ss_key_count(ss_key_reader *r, const char *name, uint32_t least, uint32_t most, int64_t fallback) {
   ss_meta meta;
-  if (!find_key(r, name, fallback == REQUIRED, &meta)) return r->status == SS_OK ? (uint32_t)fallback : least;
+  if (!ss_key_find(r, name, fallback == SS_REQUIRED, &meta)) return r->status == SS_OK ? (uint32_t)fallback : least;
   unfold_equal(r, &meta);
-  if (r->status == SS_OK && !is_integer(meta.type)) key_fail(r, SS_E_FORMAT, "want an integer");
+  if (r->status == SS_OK && !is_integer(meta.type)) ss_key_fail(r, SS_E_FORMAT, "want an integer");
   if (r->status != SS_OK) return least;
   const bool negative = is_signed(meta.type) && (int64_t)meta.u < 0;
   if (!negative && meta.u >= least && meta.u <= most) return (uint32_t)meta.u;
@@ -81,12 +56,11 @@ static uint32_t take_count(key_reader *r, const char *name, uint32_t least, uint
   return least;
 }
 
-/* A positive finite number, at most `most`. */
-static float take_positive(key_reader *r, const char *name, double most, float fallback) {
+float ss_key_positive(ss_key_reader *r, const char *name, double most, float fallback) {
   ss_meta meta;
-  if (!find_key(r, name, fallback <= 0, &meta)) return fallback;
-  if (meta.type != SS_META_F32 && meta.type != SS_META_F64) key_fail(r, SS_E_FORMAT, "want a floating-point number");
-  else if (!(meta.f > 0 && meta.f <= most && (float)meta.f > 0)) key_fail(r, SS_E_FORMAT, "out of range");
+  if (!ss_key_find(r, name, fallback <= 0, &meta)) return fallback;
+  if (meta.type != SS_META_F32 && meta.type != SS_META_F64) ss_key_fail(r, SS_E_FORMAT, "want a floating-point number");
+  else if (!(meta.f > 0 && meta.f <= most && (float)meta.f > 0)) ss_key_fail(r, SS_E_FORMAT, "out of range");
   return r->status == SS_OK ? (float)meta.f : 1;
 }
 
@@ -98,18 +72,18 @@ static bool text_is(ss_text text, const char *word) {
 
 /* ---- configuration ---- */
 
-static void read_rope(ss_model *m, key_reader *r) {
+static void read_rope(ss_model *m, ss_key_reader *r) {
   ss_config *c = &m->config;
-  c->rope_theta = take_positive(r, "rope.freq_base", 1e12, 10000);
-  c->n_rot = take_count(r, "rope.dimension_count", 2, c->head_dim, c->head_dim);
-  if (c->n_rot % 2) key_fail(r, SS_E_FORMAT, "an odd number, want an even one");
-  c->rope_scale = 1 / take_positive(r, "rope.scale_linear", 1e6, 1); /* what older files call it */
+  c->rope_theta = ss_key_positive(r, "rope.freq_base", 1e12, 10000);
+  c->n_rot = ss_key_count(r, "rope.dimension_count", 2, c->head_dim, c->head_dim);
+  if (c->n_rot % 2) ss_key_fail(r, SS_E_FORMAT, "an odd number, want an even one");
+  c->rope_scale = 1 / ss_key_positive(r, "rope.scale_linear", 1e6, 1); /* what older files call it */
   ss_meta type;
-  if (!find_key(r, "rope.scaling.type", false, &type)) return;
+  if (!ss_key_find(r, "rope.scaling.type", false, &type)) return;
   if (type.type != SS_META_STRING) {
-    key_fail(r, SS_E_FORMAT, "want a string");
+    ss_key_fail(r, SS_E_FORMAT, "want a string");
   } else if (text_is(type.text, "linear")) {
-    c->rope_scale = 1 / take_positive(r, "rope.scaling.factor", 1e6, 1);
+    c->rope_scale = 1 / ss_key_positive(r, "rope.scaling.factor", 1e6, 1);
   } else if (text_is(type.text, "llama3") && ss_gguf_find(&m->gguf, "rope_freqs.weight") >= 0) {
     return; /* the file spells it out as factors */
   } else if (!text_is(type.text, "none")) {
@@ -118,86 +92,98 @@ static void read_rope(ss_model *m, key_reader *r) {
   }
 }
 
-static void check_multiple(key_reader *r, const char *what, uint32_t value, uint32_t of) {
+void ss_key_multiple(ss_key_reader *r, const char *what, uint32_t value, uint32_t of) {
   if (r->status == SS_OK && value % of)
     r->status = ss_fail(r->err, SS_E_UNSUPPORTED, "%s.%s: %u, want a multiple of %u", r->architecture, what,
                         (unsigned)value, (unsigned)of);
 }
 
-static ss_status read_config(ss_model *m, ss_error *err) {
+void ss_read_shape(ss_model *m, ss_key_reader *r, const char *norm_eps) {
   ss_config *c = &m->config;
-  key_reader r = {.gguf = &m->gguf, .architecture = m->load->architecture, .err = err};
-  c->n_layers = take_count(&r, "block_count", 1, MAX_LAYERS, REQUIRED);
-  c->n_embd = take_count(&r, "embedding_length", SS_COLS, MAX_WIDTH, REQUIRED);
-  c->n_ff = take_count(&r, "feed_forward_length", SS_COLS, MAX_FF, REQUIRED);
-  c->n_heads = take_count(&r, "attention.head_count", 1, MAX_WIDTH / SS_COLS, REQUIRED);
-  c->n_kv_heads = take_count(&r, "attention.head_count_kv", 1, c->n_heads, c->n_heads);
-  c->context_train = take_count(&r, "context_length", 1, MAX_CONTEXT, REQUIRED);
-  c->norm_eps = take_positive(&r, "attention.layer_norm_rms_epsilon", 1, 0);
-  take_count(&r, "expert_count", 0, 0, 0); /* a mixture of experts is another model */
-  check_multiple(&r, "embedding_length", c->n_embd, SS_COLS);
-  check_multiple(&r, "feed_forward_length", c->n_ff, SS_COLS);
-  if (r.status != SS_OK) return r.status;
+  c->n_layers = ss_key_count(r, "block_count", 1, SS_MAX_LAYERS, SS_REQUIRED);
+  c->n_embd = ss_key_count(r, "embedding_length", SS_COLS, SS_MAX_WIDTH, SS_REQUIRED);
+  c->n_ff = ss_key_count(r, "feed_forward_length", SS_COLS, SS_MAX_FF, SS_REQUIRED);
+  c->n_heads = ss_key_count(r, "attention.head_count", 1, SS_MAX_WIDTH / SS_COLS, SS_REQUIRED);
+  c->n_kv_heads = ss_key_count(r, "attention.head_count_kv", 1, c->n_heads, c->n_heads);
+  c->context_train = ss_key_count(r, "context_length", 1, SS_MAX_CONTEXT, SS_REQUIRED);
+  c->norm_eps = ss_key_positive(r, norm_eps, 1, 0);
+  ss_key_count(r, "expert_count", 0, 0, 0); /* a mixture of experts is another model */
+  ss_key_multiple(r, "embedding_length", c->n_embd, SS_COLS);
+  ss_key_multiple(r, "feed_forward_length", c->n_ff, SS_COLS);
+  if (r->status != SS_OK) return;
 
-  if (c->n_heads % c->n_kv_heads)
-    return ss_fail(err, SS_E_FORMAT, "%s.attention.head_count: %u, want a multiple of head_count_kv %u", r.architecture,
-                   (unsigned)c->n_heads, (unsigned)c->n_kv_heads);
+  if (c->n_heads % c->n_kv_heads) {
+    r->status = ss_fail(r->err, SS_E_FORMAT, "%s.attention.head_count: %u, want a multiple of head_count_kv %u",
+                        r->architecture, (unsigned)c->n_heads, (unsigned)c->n_kv_heads);
+    return;
+  }
   const bool divides = c->n_embd % c->n_heads == 0;
-  c->head_dim =
-      take_count(&r, "attention.key_length", 1, MAX_HEAD_DIM, divides ? (int64_t)(c->n_embd / c->n_heads) : REQUIRED);
-  const uint32_t value_dim = take_count(&r, "attention.value_length", 1, MAX_HEAD_DIM, c->head_dim);
-  if (r.status != SS_OK) return r.status;
+  c->head_dim = ss_key_count(r, "attention.key_length", 1, SS_MAX_HEAD_DIM,
+                             divides ? (int64_t)(c->n_embd / c->n_heads) : SS_REQUIRED);
+  const uint32_t value_dim = ss_key_count(r, "attention.value_length", 1, SS_MAX_HEAD_DIM, c->head_dim);
+  if (r->status != SS_OK) return;
   if (value_dim != c->head_dim)
-    return ss_fail(err, SS_E_UNSUPPORTED, "%s.attention.value_length: %u, want the key_length %u", r.architecture,
-                   (unsigned)value_dim, (unsigned)c->head_dim);
-  if (c->head_dim % SS_COLS || c->head_dim > MAX_HEAD_DIM || c->head_dim > MAX_WIDTH / c->n_heads)
-    return ss_fail(err, SS_E_UNSUPPORTED,
-                   "%s: heads of %u dimensions, want a multiple of 32 up to %u, and at most %u in all %u heads",
-                   r.architecture, (unsigned)c->head_dim, MAX_HEAD_DIM, MAX_WIDTH, (unsigned)c->n_heads);
-  read_rope(m, &r);
-  return r.status;
+    r->status = ss_fail(r->err, SS_E_UNSUPPORTED, "%s.attention.value_length: %u, want the key_length %u",
+                        r->architecture, (unsigned)value_dim, (unsigned)c->head_dim);
+  else if (c->head_dim % SS_COLS || c->head_dim > SS_MAX_HEAD_DIM || c->head_dim > SS_MAX_WIDTH / c->n_heads)
+    r->status = ss_fail(r->err, SS_E_UNSUPPORTED,
+                        "%s: heads of %u dimensions, want a multiple of 32 up to %u, and at most %u in all %u heads",
+                        r->architecture, (unsigned)c->head_dim, SS_MAX_HEAD_DIM, SS_MAX_WIDTH, (unsigned)c->n_heads);
+}
+
+static void read_llama(ss_model *m, ss_key_reader *r) {
+  ss_read_shape(m, r, "attention.layer_norm_rms_epsilon");
+  if (r->status == SS_OK) read_rope(m, r);
+}
+static void read_qwen2(ss_model *m, ss_key_reader *r) {
+  m->config.rope_neox = true; /* the pairing; converters reorder llama's rows, and no other's */
+  read_llama(m, r);
 }
 
 /* ---- tensors ---- */
 
-enum { VECTOR = 0 };
-
-/* Gives the tensor its place in the model. rows VECTOR: one dimension, kept as f32. */
-static ss_status want_tensor(ss_model *m, const char *name, uint32_t cols, uint32_t rows, int32_t block,
-                             uint32_t *index, ss_error *err) {
+ss_status ss_want_tensor(ss_model *m, const char *name, uint32_t cols, uint32_t rows, int32_t block, uint32_t *index,
+                         ss_error *err) {
   const int32_t found = ss_gguf_find(&m->gguf, name);
   if (found < 0) return ss_fail(err, SS_E_MISSING, "%s: the tensor is missing", name);
   ss_tensor *t = &m->tensors[found];
   const ss_gguf_tensor *file = t->file;
   const ss_quant_info *quant = ss_quant_find(file->type);
 
-  const uint64_t want_rows = rows == VECTOR ? 1 : rows;
+  const uint64_t want_rows = rows == SS_VECTOR ? 1 : rows;
   if (file->dims[0] != cols || file->dims[1] != want_rows || file->dims[2] != 1 || file->dims[3] != 1) {
     char shape[96] = "", want[32];
     size_t len = 0;
     for (uint32_t i = 0; i < file->n_dims; i++)
       len += ss_format(shape + len, sizeof shape - len, i ? ", %llu" : "%llu", (unsigned long long)file->dims[i]);
-    if (rows == VECTOR) ss_format(want, sizeof want, "%u", (unsigned)cols);
+    if (rows == SS_VECTOR) ss_format(want, sizeof want, "%u", (unsigned)cols);
     else ss_format(want, sizeof want, "%u, %u", (unsigned)cols, (unsigned)rows);
     return ss_fail(err, SS_E_FORMAT, "%s: shape [%s], want [%s]", name, shape, want);
   }
-  if (quant->pack < 0 || (rows == VECTOR && !ss_packs[quant->pack].is_float))
+  if (quant->pack < 0 || (rows == SS_VECTOR && !ss_packs[quant->pack].is_float))
     return ss_fail(err, SS_E_UNSUPPORTED, "%s: type %s, want F32, F16%s", name, quant->name,
-                   rows == VECTOR ? " or BF16" : ", BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K");
+                   rows == SS_VECTOR ? " or BF16" : ", BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K");
 
-  t->pack = rows == VECTOR ? SS_PACK_F32 : (ss_pack)quant->pack;
+  t->pack = rows == SS_VECTOR ? SS_PACK_F32 : (ss_pack)quant->pack;
   t->cols = cols;
   t->rows = (uint32_t)want_rows;
   t->block = block;
   t->wanted = true;
-  t->vector = rows == VECTOR;
-  const uint64_t bytes =
-      rows == VECTOR ? (uint64_t)cols * sizeof(float) : ss_ceil_div(rows, SS_ROWS) * ss_pack_group_bytes(t->pack, cols);
+  t->vector = rows == SS_VECTOR;
+  const uint64_t bytes = rows == SS_VECTOR ? (uint64_t)cols * sizeof(float)
+                                           : ss_ceil_div(rows, SS_ROWS) * ss_pack_group_bytes(t->pack, cols);
   if (bytes > SIZE_MAX / 2)
     return ss_fail(err, SS_E_MEMORY, "%s: %llu bytes do not fit the address space", name, (unsigned long long)bytes);
   t->data_bytes = (size_t)bytes;
   *index = (uint32_t)found;
   return SS_OK;
+}
+
+ss_status ss_want_of_layer(ss_model *m, uint32_t l, const char *name, uint32_t cols, uint32_t rows, int32_t block,
+                           uint32_t *index, ss_error *err) {
+  char whole[64];
+  ss_format(whole, sizeof whole, "blk.%u.%s", (unsigned)l, name);
+  return ss_want_tensor(m, whole, cols, rows, block, index, err);
 }
 
 static ss_status want_layer(ss_model *m, uint32_t l, bool qkv_bias, ss_error *err) {
@@ -210,31 +196,25 @@ static ss_status want_layer(ss_model *m, uint32_t l, bool qkv_bias, ss_error *er
     int32_t part;
     uint32_t *index;
   } tensors[] = {
-      {"attn_norm", c->n_embd, VECTOR, 0, &layer->attn_norm},
-      {"attn_q", c->n_embd, q, 0, &layer->q},
-      {"attn_k", c->n_embd, kv, 0, &layer->k},
-      {"attn_v", c->n_embd, kv, 0, &layer->v},
-      {"attn_output", q, c->n_embd, 0, &layer->o},
-      {"ffn_norm", c->n_embd, VECTOR, 1, &layer->ffn_norm},
-      {"ffn_gate", c->n_embd, c->n_ff, 1, &layer->gate},
-      {"ffn_up", c->n_embd, c->n_ff, 1, &layer->up},
-      {"ffn_down", c->n_ff, c->n_embd, 1, &layer->down},
+      {"attn_norm.weight", c->n_embd, SS_VECTOR, 0, &layer->attn_norm},
+      {"attn_q.weight", c->n_embd, q, 0, &layer->q},
+      {"attn_k.weight", c->n_embd, kv, 0, &layer->k},
+      {"attn_v.weight", c->n_embd, kv, 0, &layer->v},
+      {"attn_output.weight", q, c->n_embd, 0, &layer->o},
+      {"ffn_norm.weight", c->n_embd, SS_VECTOR, 1, &layer->ffn_norm},
+      {"ffn_gate.weight", c->n_embd, c->n_ff, 1, &layer->gate},
+      {"ffn_up.weight", c->n_embd, c->n_ff, 1, &layer->up},
+      {"ffn_down.weight", c->n_ff, c->n_embd, 1, &layer->down},
+      {"attn_q.bias", q, SS_VECTOR, 0, &layer->q_bias}, /* these where qkv_bias says so */
+      {"attn_k.bias", kv, SS_VECTOR, 0, &layer->k_bias},
+      {"attn_v.bias", kv, SS_VECTOR, 0, &layer->v_bias},
   };
-  char name[64];
-  for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
-    ss_format(name, sizeof name, "blk.%u.%s.weight", (unsigned)l, tensors[i].name);
-    const ss_status status = want_tensor(m, name, tensors[i].cols, tensors[i].rows, (int32_t)(2 * l) + tensors[i].part,
-                                         tensors[i].index, err);
-    if (status != SS_OK) return status;
-  }
   layer->q_bias = layer->k_bias = layer->v_bias = SS_NO_TENSOR;
-  for (size_t i = 1; qkv_bias && i <= 3; i++) { /* of q, k and v in the table above */
-    uint32_t *const biases[] = {&layer->q_bias, &layer->k_bias, &layer->v_bias};
-    ss_format(name, sizeof name, "blk.%u.%s.bias", (unsigned)l, tensors[i].name);
-    const ss_status status = want_tensor(m, name, tensors[i].rows, VECTOR, (int32_t)(2 * l), biases[i - 1], err);
-    if (status != SS_OK) return status;
-  }
-  return SS_OK;
+  ss_status status = SS_OK;
+  for (size_t i = 0; status == SS_OK && i < (qkv_bias ? 12u : 9u); i++)
+    status = ss_want_of_layer(m, l, tensors[i].name, tensors[i].cols, tensors[i].rows,
+                              (int32_t)(2 * l) + tensors[i].part, tensors[i].index, err);
+  return status;
 }
 
 /* The vocabulary is as large as the embedding says; the other places must agree. */
@@ -246,8 +226,8 @@ static ss_status read_vocabulary(ss_model *m, ss_error *err) {
     return ss_fail(err, SS_E_UNSUPPORTED, "token_embd.weight: %llu tokens, want at most %u",
                    (unsigned long long)n_vocab, MAX_VOCAB);
   m->config.n_vocab = (uint32_t)n_vocab;
-  key_reader r = {.gguf = &m->gguf, .architecture = m->load->architecture, .err = err};
-  const uint32_t stated = take_count(&r, "vocab_size", 1, MAX_VOCAB, (int64_t)n_vocab);
+  ss_key_reader r = {.gguf = &m->gguf, .architecture = m->load->architecture, .err = err};
+  const uint32_t stated = ss_key_count(&r, "vocab_size", 1, MAX_VOCAB, (int64_t)n_vocab);
   if (r.status != SS_OK) return r.status;
   ss_gguf_iter tokens;
   const bool listed = ss_gguf_array(&m->gguf, "tokenizer.ggml.tokens", &tokens);
@@ -271,23 +251,26 @@ static ss_status check_extra(const ss_model *m, ss_error *err) {
   return SS_OK;
 }
 
-static ss_status want_tensors(ss_model *m, const architecture *a, ss_error *err) {
+static ss_status want_family(ss_model *m, bool qkv_bias, ss_error *err) {
   const ss_config *c = &m->config;
-  ss_status status = want_tensor(m, "token_embd.weight", c->n_embd, c->n_vocab, -1, &m->embedding, err);
-  if (status == SS_OK) status = want_tensor(m, "output_norm.weight", c->n_embd, VECTOR, -1, &m->output_norm, err);
+  ss_status status = ss_want_tensor(m, "token_embd.weight", c->n_embd, c->n_vocab, -1, &m->embedding, err);
+  if (status == SS_OK) status = ss_want_tensor(m, "output_norm.weight", c->n_embd, SS_VECTOR, -1, &m->output_norm, err);
   if (status != SS_OK) return status;
   m->head = m->embedding; /* tied, unless there is one of its own */
   if (ss_gguf_find(&m->gguf, "output.weight") >= 0)
-    status = want_tensor(m, "output.weight", c->n_embd, c->n_vocab, -1, &m->head, err);
+    status = ss_want_tensor(m, "output.weight", c->n_embd, c->n_vocab, -1, &m->head, err);
   m->rope_factors = -1;
   if (status == SS_OK && ss_gguf_find(&m->gguf, "rope_freqs.weight") >= 0) {
     uint32_t factors;
-    status = want_tensor(m, "rope_freqs.weight", c->n_rot / 2, VECTOR, -1, &factors, err);
+    status = ss_want_tensor(m, "rope_freqs.weight", c->n_rot / 2, SS_VECTOR, -1, &factors, err);
     if (status == SS_OK) m->rope_factors = (int32_t)factors;
   }
-  for (uint32_t l = 0; status == SS_OK && l < c->n_layers; l++) status = want_layer(m, l, a->qkv_bias, err);
-  return status == SS_OK ? check_extra(m, err) : status;
+  for (uint32_t l = 0; status == SS_OK && l < c->n_layers; l++) status = want_layer(m, l, qkv_bias, err);
+  return status;
 }
+
+static ss_status want_llama(ss_model *m, ss_error *err) { return want_family(m, false, err); }
+static ss_status want_qwen2(ss_model *m, ss_error *err) { return want_family(m, true, err); }
 
 /* ---- what ss_model_info tells ---- */
 
@@ -335,22 +318,28 @@ static ss_status allocate(ss_model *m, ss_error *err) {
   return SS_OK;
 }
 
+static const ss_architecture llama = {"llama", read_llama, want_llama};
+static const ss_architecture qwen2 = {"qwen2", read_qwen2, want_qwen2};
+static const ss_architecture *const architectures[] = {&llama, &qwen2, &ss_architecture_bert};
+
 ss_status ss_config_read(ss_model *m, ss_error *err) {
   ss_meta meta;
   if (!ss_gguf_meta(&m->gguf, "general.architecture", &meta) || meta.type != SS_META_STRING)
     return ss_fail(err, SS_E_MISSING, "general.architecture: the key is missing");
-  const architecture *a = NULL;
+  const ss_architecture *a = NULL;
   for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++)
-    if (text_is(meta.text, architectures[i].name)) a = &architectures[i];
+    if (text_is(meta.text, architectures[i]->name)) a = architectures[i];
   if (!a)
-    return ss_fail(err, SS_E_UNSUPPORTED, "general.architecture: \"%.*s\", want \"llama\" or \"qwen2\"",
+    return ss_fail(err, SS_E_UNSUPPORTED, "general.architecture: \"%.*s\", want \"llama\", \"qwen2\" or \"bert\"",
                    (int)ss_min(meta.text.len, 64), meta.text.data);
   m->load->architecture = a->name;
-  m->config.rope_neox = a->rope_neox;
-  ss_status status = read_config(m, err);
+  ss_key_reader r = {.gguf = &m->gguf, .architecture = a->name, .err = err};
+  a->read_config(m, &r);
+  ss_status status = r.status;
   if (status == SS_OK) status = read_vocabulary(m, err);
   if (status == SS_OK) status = allocate(m, err);
-  if (status == SS_OK) status = want_tensors(m, a, err);
+  if (status == SS_OK) status = a->want_tensors(m, err);
+  if (status == SS_OK) status = check_extra(m, err);
   if (status == SS_OK) status = sum_up(m, err);
   return status;
 }

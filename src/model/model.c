@@ -18,7 +18,7 @@ ss_status ss_model_create(ss_model **out, const ss_host *host, const ss_kernels 
     return ss_fail(err, SS_E_MEMORY, "model: the host refused %zu bytes", sizeof *m + sizeof *load);
   }
   m->host = *host;
-  m->kernels = kernels ? kernels : ss_kernels_find(NULL);
+  m->kernels = kernels ? kernels : ss_kernels_fastest();
   m->load = load;
   m->rope_factors = -1;
   load->architecture = load->quantisation = "";

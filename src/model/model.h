@@ -5,12 +5,16 @@
 #include "kernels/kernels.h"
 #include "model/gguf.h"
 
+/* How a sentence encoder makes one vector of its tokens'; a language model does not. */
+typedef enum ss_pooling { SS_POOL_NONE, SS_POOL_MEAN, SS_POOL_CLS } ss_pooling;
+
 typedef struct ss_config {
   uint32_t n_layers, n_embd, n_ff, n_heads, n_kv_heads, head_dim, n_vocab, context_train;
   uint32_t n_rot;       /* dimensions of each head that rotate */
   bool rope_neox;       /* pairs (i, i + n_rot / 2); else (2i, 2i + 1), GGUF's order for llama */
   float rope_theta, rope_scale; /* rope_scale multiplies positions: 1 / factor of linear scaling, 1 = none */
   float norm_eps;
+  ss_pooling pooling;   /* not SS_POOL_NONE: a sentence encoder (config_bert.c), which ss_session does not run */
 } ss_config;
 
 /* One tensor of the file. data is allocated when its first byte arrives. */
@@ -34,6 +38,8 @@ typedef struct ss_layer {
       o; /* [n_embd]; [n_heads * head_dim][n_embd]; [n_kv_heads * head_dim][n_embd] x 2; [n_embd][n_heads * head_dim] */
   uint32_t q_bias, k_bias, v_bias; /* SS_NO_TENSOR where the architecture has none */
   uint32_t ffn_norm, gate, up, down; /* [n_embd]; [n_ff][n_embd] x 2; [n_embd][n_ff] */
+  /* An encoder has all of these and no gate; its norms are LayerNorms behind the blocks. */
+  uint32_t o_bias, attn_norm_bias, up_bias, down_bias, ffn_norm_bias;
 } ss_layer;
 
 struct ss_model {
@@ -44,6 +50,8 @@ struct ss_model {
   ss_tensor *tensors; /* [gguf.n_tensors], in the file's order */
   ss_layer *layers; /* [config.n_layers] */
   uint32_t embedding, output_norm, head; /* tensors; head is embedding when tied */
+  uint32_t positions, token_types, embedding_norm,
+      embedding_norm_bias; /* of an encoder: [context_train][n_embd], ... */
   int32_t rope_factors; /* tensor `rope_freqs.weight` [n_rot / 2], or -1: divides the frequencies (Llama 3.1) */
   /* ... the loader's own state follows: see model.c */
   struct ss_load *load;

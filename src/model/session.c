@@ -72,6 +72,9 @@ static ss_status complete_options(const ss_model *m, const ss_session_options *g
                                   ss_mask masks[2], ss_error *err) {
   const ss_config *c = &m->config;
   if (!ss_model_header_done(m)) return ss_fail(err, SS_E_STATE, "the model's header has not been fed yet");
+  if (c->pooling != SS_POOL_NONE)
+    return ss_fail(err, SS_E_UNSUPPORTED,
+                   "this model is a sentence encoder, which writes no text: want a language model");
   *o = given ? *given : (ss_session_options){0};
   if (!o->context) o->context = c->context_train ? (uint32_t)ss_min(2048, c->context_train) : 2048;
   if (c->context_train && o->context > c->context_train)

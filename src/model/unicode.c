@@ -5,29 +5,35 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-_Static_assert(sizeof(ascii_classes) + sizeof(class_points) < 12 * 1024, "every web page downloads this table");
-_Static_assert(sizeof(ccc_points) + sizeof(pairs) + sizeof(compose_order) + sizeof(high_pairs) + sizeof(single_runs) +
-                       sizeof(single_targets) <
-                   15 * 1024,
+_Static_assert(sizeof(ascii_classes) + sizeof(class_changes) + sizeof(class_index) < 7 * 1024,
+               "every web page downloads this table");
+_Static_assert(sizeof(ccc_changes) + sizeof(ccc_index) + sizeof(pairs) + sizeof(high_pairs) + sizeof(single_runs) +
+                       sizeof(single_targets) + sizeof(single_planes) <
+                   11 * 1024,
                "and these");
 
 /* ---- classes ---- */
 
-/* The value that holds at `code` in a table of (first code point << bits | value), sorted. */
-static uint32_t value_at(const uint32_t *points, size_t n, unsigned bits, uint32_t code) {
-  size_t low = 0;
-  while (n > 1) { /* points[low] <= code holds throughout: the first point is 0 */
-    const size_t half = n / 2;
-    if (points[low + half] >> bits <= code) low += half;
-    n -= half;
+/* The value that holds at `code`. changes[i]: distance from the change before << bits | value; index[k]: the code point
+ * of changes[16 * k]; index[0] is 0. */
+static uint32_t value_at(const uint16_t *changes, size_t n, const uint32_t *index, unsigned bits, uint32_t code) {
+  size_t block = 0;
+  for (size_t left = ss_ceil_div(n, 16); left > 1;) { /* index[block] <= code holds throughout */
+    const size_t half = left / 2;
+    if (index[block + half] <= code) block += half;
+    left -= half;
   }
-  return points[low] & ((1u << bits) - 1);
+  size_t i = 16 * block;
+  const size_t end = ss_min(i + 16, n);
+  for (uint32_t at = index[block]; i + 1 < end; i++)
+    if ((at += changes[i + 1] >> bits) > code) break;
+  return changes[i] & ((1u << bits) - 1);
 }
 
 ss_char_class ss_unicode_class(uint32_t code) {
   if (code < 128) return (ss_char_class)ascii_classes[code];
   if (code - 0x4e00 < 0x5200) return SS_CHAR_LETTER; /* the Han block, most of East Asian text */
-  return (ss_char_class)(value_at(class_points, COUNT(class_points), 4, code) & 7);
+  return (ss_char_class)(value_at(class_changes, COUNT(class_changes), class_index, 4, code) & 7);
 }
 
 /* ---- UTF-8 ---- */
@@ -95,11 +101,9 @@ size_t ss_utf8_repair(const uint8_t *text, size_t n, uint8_t *out, bool *valid) 
 
 enum { HANGUL_S = 0xac00, HANGUL_L = 0x1100, HANGUL_V = 0x1161, HANGUL_T = 0x11a7, N_L = 19, N_V = 21, N_T = 28 };
 
-#define MAX_DECOMPOSED 4 /* no code point has a longer full canonical decomposition */
-
 static uint8_t combining_class(uint32_t code) {
   if (code < 0x300) return 0;
-  return (uint8_t)value_at(ccc_points, COUNT(ccc_points), 8, code);
+  return ccc_ranks[value_at(ccc_changes, COUNT(ccc_changes), ccc_index, 6, code)];
 }
 
 /* The pair that `code` decomposes into, one step. */
@@ -113,15 +117,18 @@ static bool find_pair(uint32_t code, uint32_t *first, uint32_t *second) {
       }
     return false;
   }
-  size_t low = 0, n = COUNT(pairs);
-  while (n > 1) {
-    const size_t half = n / 2;
-    if (pairs[low + half][0] <= code) low += half;
-    n -= half;
+  for (int part = 0; part < 2; part++) { /* those that compose, and those that only decompose */
+    size_t low = part ? n_composing : 0, n = part ? COUNT(pairs) - n_composing : n_composing;
+    while (n > 1) {
+      const size_t half = n / 2;
+      if (pairs[low + half][0] <= code) low += half;
+      n -= half;
+    }
+    *first = pairs[low][1];
+    *second = pairs[low][2];
+    if (pairs[low][0] == code) return true;
   }
-  *first = pairs[low][1];
-  *second = pairs[low][2];
-  return pairs[low][0] == code;
+  return false;
 }
 
 /* The one code point that `code` decomposes into. */
@@ -135,14 +142,13 @@ static bool find_single(uint32_t code, uint32_t *to) {
   if (code < single_runs[low][0]) return false;
   const uint32_t i = single_runs[low][1] + (code - single_runs[low][0]);
   if (i >= single_runs[low + 1][1]) return false;
-  *to = single_targets[i];
+  *to = single_targets[i] | (uint32_t)(single_planes[i / 8] >> i % 8 & 1) << 17;
   return true;
 }
 
 static bool is_hangul_syllable(uint32_t code) { return code - HANGUL_S < N_L * N_V * N_T; }
 
-/* Writes the full canonical decomposition; returns its length, at most MAX_DECOMPOSED. */
-static size_t decompose(uint32_t code, uint32_t *out) {
+size_t ss_unicode_decompose(uint32_t code, uint32_t *out) {
   if (code < 0xc0) {
     out[0] = code;
     return 1;
@@ -154,9 +160,9 @@ static size_t decompose(uint32_t code, uint32_t *out) {
     if (t) out[2] = HANGUL_T + t;
     return t ? 3 : 2;
   }
-  uint32_t tail[MAX_DECOMPOSED], first, second; /* only the first of a pair decomposes further, but for singletons */
+  uint32_t tail[SS_MAX_DECOMPOSED], first, second; /* only the first of a pair decomposes further, but for singletons */
   size_t n_tail = 0;
-  while (n_tail < MAX_DECOMPOSED - 1) {
+  while (n_tail < SS_MAX_DECOMPOSED - 1) {
     if (find_single(code, &first)) {
       code = first;
     } else if (find_pair(code, &first, &second)) {
@@ -183,22 +189,15 @@ static uint32_t compose(uint32_t first, uint32_t second) {
       if (high_pairs[i][1] == first && high_pairs[i][2] == second) return high_pairs[i][0];
     return 0;
   }
-  size_t low = 0, n = COUNT(compose_order);
-  const uint32_t wanted = first << 16 | second;
-  while (n > 1) {
-    const size_t half = n / 2;
-    const uint16_t *p = pairs[compose_order[low + half]];
-    if (((uint32_t)p[1] << 16 | p[2]) <= wanted) low += half;
-    n -= half;
-  }
-  const uint16_t *p = pairs[compose_order[low]];
-  return p[1] == first && p[2] == second ? p[0] : 0;
+  for (size_t i = 0; i < n_composing; i++) /* few texts have such a pair, and a table by pair would cost 2 KB */
+    if (pairs[i][2] == second && pairs[i][1] == first) return pairs[i][0];
+  return 0;
 }
 
 /* Nothing before this code point can combine with it or move behind it, and form C leaves it as it is. */
 static bool is_boundary(uint32_t code) {
   if (code < 0x300 || code - 0x4e00 < 0x5200) return true;
-  return !(value_at(class_points, COUNT(class_points), 4, code) & 8);
+  return !(value_at(class_changes, COUNT(class_changes), class_index, 4, code) & 8);
 }
 
 size_t ss_nfc_prefix(const uint8_t *text, size_t n) {
@@ -288,9 +287,9 @@ ss_status ss_nfc(const uint8_t *text, size_t n, uint8_t *out, size_t *n_out, con
     longest = ss_max(longest, p.n_codes);
     at = p.end;
   }
-  const size_t code_bytes = MAX_DECOMPOSED * (2 * sizeof(uint32_t) + 1);
+  const size_t code_bytes = SS_MAX_DECOMPOSED * (2 * sizeof(uint32_t) + 1);
   if (longest > SIZE_MAX / code_bytes) return ss_fail(err, SS_E_MEMORY, "%zu bytes of text: too many to normalise", n);
-  const size_t capacity = longest * MAX_DECOMPOSED, bytes = longest * code_bytes;
+  const size_t capacity = longest * SS_MAX_DECOMPOSED, bytes = longest * code_bytes;
   uint32_t *codes = ss_host_alloc(host, bytes);
   if (!codes) return ss_fail(err, SS_E_MEMORY, "no memory to normalise %zu bytes of text: %zu bytes wanted", n, bytes);
   uint32_t *scratch = codes + capacity;
@@ -302,7 +301,7 @@ ss_status ss_nfc(const uint8_t *text, size_t n, uint8_t *out, size_t *n_out, con
     memcpy(out + len, text + at, p.start - at);
     len += p.start - at;
     size_t n_codes = 0;
-    for (at = p.start; at < p.end;) n_codes += decompose(ss_utf8_next(text, &at), codes + n_codes);
+    for (at = p.start; at < p.end;) n_codes += ss_unicode_decompose(ss_utf8_next(text, &at), codes + n_codes);
     for (size_t i = 0; i < n_codes; i++) classes[i] = combining_class(codes[i]);
     order_marks(codes, classes, n_codes, scratch);
     n_codes = compose_all(codes, classes, n_codes);

@@ -46,6 +46,10 @@ int ss_utf8_check(const uint8_t *p, size_t n);
  * *valid true when there was nothing to replace. */
 size_t ss_utf8_repair(const uint8_t *text, size_t n, uint8_t *out, bool *valid);
 
+/* The full canonical decomposition of a code point; returns its length. */
+#define SS_MAX_DECOMPOSED 4
+size_t ss_unicode_decompose(uint32_t code, uint32_t *out); /* [SS_MAX_DECOMPOSED] */
+
 /* The beginning of `text` that surely is in normalisation form C (a quick check, linear): n when all of it is. */
 size_t ss_nfc_prefix(const uint8_t *text, size_t n);
 

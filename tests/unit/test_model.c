@@ -428,7 +428,7 @@ static void test_load_rejects_configurations_that_do_not_run(void **state) {
     const char *message;
   } cases[] = {
       {"general.architecture", SS_META_STRING, 0, 0, "mamba", SS_E_UNSUPPORTED,
-       "general.architecture: \"mamba\", want \"llama\" or \"qwen2\""},
+       "general.architecture: \"mamba\", want \"llama\", \"qwen2\" or \"bert\""},
       {"general.architecture", SS_META_U32, 5, 0, 0, SS_E_MISSING, "general.architecture"},
       {"llama.block_count", SS_META_U32, 0, 0, 0, SS_E_FORMAT, "llama.block_count: 0, want 1 to 512"},
       {"llama.block_count", SS_META_U32, 513, 0, 0, SS_E_UNSUPPORTED, "llama.block_count: 513, want 1 to 512"},
