@@ -30,9 +30,16 @@ export { probe } from '../wasm/loader.js';
  * @returns {Promise<import('../wasm/llm.js').Llm>}
  */
 export async function load(source, options = {}) {
-  let path;
-  if (source instanceof URL && source.protocol === 'file:') path = fileURLToPath(source);
-  else if (typeof source === 'string' && source) path = resolve(source);
-  else throw new SkipstoneError('argument', `load: the source is ${String(source)}, want a path or a file: URL`);
-  return Loaded.load(new URL('./worker.js', import.meta.url), { path }, options);
+  const files = /** @type {Record<string, unknown>} */ ({});
+  for (const name of /** @type {const} */ (['bank', 'encoder']))
+    if (options?.[name] !== undefined) files[name] = file(name, options[name]);
+  const resolved = typeof options === 'object' ? { ...options, ...files } : options;
+  return Loaded.load(new URL('./worker.js', import.meta.url), file('source', source), resolved);
+}
+
+/** @param {string} what @param {unknown} source */
+function file(what, source) {
+  if (source instanceof URL && source.protocol === 'file:') return { path: fileURLToPath(source) };
+  if (typeof source === 'string' && source) return { path: resolve(source) };
+  throw new SkipstoneError('argument', `load: the ${what} is ${String(source)}, want a path or a file: URL`);
 }

@@ -9,9 +9,10 @@ import { STATUS_CODES, SkipstoneError } from './errors.js';
 import { loadModule } from './loader.js';
 import { spawn } from './platform.js';
 
-const KIND = { model: 0, tokenizer: 1, session: 2, sampler: 3, stopper: 4 }; // ss_destroy in exports.c
+const KIND = { model: 0, tokenizer: 1, session: 2, sampler: 3, stopper: 4, encoder: 5, bank: 6 }; // ss_destroy in exports.c
 const ERROR_AT = 256; // io.error in exports.c
 const MASK_BYTES = 128; // sizeof(ss_mask)
+const NOTE_BYTES = 512;
 const FEED_BYTES = 4 << 20;
 export const TOKENIZE = { SPECIAL: 1, BOS: 2 };
 
@@ -47,6 +48,13 @@ export const TOKENIZE = { SPECIAL: 1, BOS: 2 };
  * @property {number} normEps
  * @property {boolean} tiedHead
  *
+ * @typedef {object} BankInfo
+ * @property {string} name
+ * @property {number} clusters
+ * @property {number[]} levels shares of the blocks' MACs that its masks skip, ascending
+ * @property {{kind: string, name: string}} encoder 'self' or 'bert', and the name of its model
+ * @property {string[]} examples a prompt of each cluster
+ *
  * @typedef {{macs: number, fileBytes: number, packedBytes: number, kvBytes: number}} BlockCost
  * @typedef {{bos: number, eos: number, eot: number, unknown: number, pad: number, addBos: boolean}} SpecialTokens
  */
@@ -63,6 +71,11 @@ export class Engine {
   #session = 0;
   #sampler = 0;
   #stopper = 0;
+  #feeding = 0; // the model that feed() goes to
+  #encoderModel = 0; // of a sentence encoder with a file of its own
+  #encoder = 0;
+  #encoderDim = 0;
+  #bank = 0;
   #mask = 0; // ss_mask
   #stream = 0; // ss_detokenizer
   #feedBuffer = 0;
@@ -248,7 +261,14 @@ export class Engine {
   /* ---- model ---- */
 
   openModel() {
-    this.#model = this.#created('ss_model_new');
+    this.#model = this.#feeding = this.#created('ss_model_new');
+    this.#feedBuffer = this.#alloc(FEED_BYTES);
+  }
+
+  /** A second model in the same memory, for `openEncoder`; `feed` and `endFeed` then are about it. */
+  openEncoderModel() {
+    this.closeEncoder();
+    this.#encoderModel = this.#feeding = this.#created('ss_model_new');
     this.#feedBuffer = this.#alloc(FEED_BYTES);
   }
 
@@ -260,7 +280,7 @@ export class Engine {
   feed(offset, bytes) {
     if (bytes.length > FEED_BYTES) throw new SkipstoneError('argument', `a piece of ${bytes.length} bytes`);
     this.#write(this.#feedBuffer, bytes);
-    const status = this.#checked('ss_model_give', this.#model, offset, this.#feedBuffer, bytes.length);
+    const status = this.#checked('ss_model_give', this.#feeding, offset, this.#feedBuffer, bytes.length);
     const [nextOffset, fileBytes, headerDone] = this.#numbers(3);
     return { complete: status === 0, nextOffset, fileBytes, headerDone: headerDone !== 0 };
   }
@@ -268,7 +288,7 @@ export class Engine {
   /** The file is complete: its buffer can go. */
   endFeed() {
     this.#call('ss_free', this.#feedBuffer);
-    this.#feedBuffer = 0;
+    this.#feedBuffer = this.#feeding = 0;
   }
 
   /** @returns {ModelInfo} */
@@ -372,6 +392,14 @@ export class Engine {
     }
   }
 
+  /** The text of tokens; special ones have none. @param {ArrayLike<number>} tokens */
+  textOf(tokens) {
+    this.startText();
+    let text = '';
+    for (let i = 0; i < tokens.length; i++) text += this.addText(tokens[i]);
+    return text + this.addText(-1);
+  }
+
   /* ---- session ---- */
 
   /**
@@ -455,6 +483,103 @@ export class Engine {
     this.#call('ss_row_hash', this.#logits(), this.#nVocab);
     const [low, high] = this.#numbers(2);
     return high.toString(16).padStart(8, '0') + low.toString(16).padStart(8, '0');
+  }
+
+  /* ---- sentence encoder ---- */
+
+  /**
+   * Of the encoder's model when one was opened; else `self`, the language model's first layers.
+   * @returns {{kind: string, dim: number}}
+   */
+  openEncoder() {
+    this.#destroy('encoder', this.#encoder);
+    this.#encoder = 0;
+    this.#encoder = this.#created('ss_encoder_new', this.#encoderModel || this.#model);
+    const [dim, kind] = this.#numbers(2);
+    this.#encoderDim = dim;
+    return { kind: this.#cText(kind), dim };
+  }
+
+  /** The encoder, and its model where it has its own. */
+  closeEncoder() {
+    this.#destroy('encoder', this.#encoder);
+    this.#destroy('model', this.#encoderModel);
+    this.#encoder = this.#encoderModel = 0;
+  }
+
+  get hasEncoder() {
+    return this.#encoder !== 0;
+  }
+
+  /** A vector of unit length, or of zeros when `self` finds no token. @param {string} text */
+  encode(text) {
+    const bytes = encoder.encode(text);
+    const start = (bytes.length + 3) & ~3;
+    const at = this.#room(start + 4 * this.#encoderDim);
+    this.#write(at, bytes);
+    this.#checked('ss_text_vector', this.#encoder, at, bytes.length, at + start);
+    this.#view();
+    return new Float32Array(this.#u8.slice(at + start, at + start + 4 * this.#encoderDim).buffer);
+  }
+
+  /* ---- bank ---- */
+
+  /**
+   * @param {Uint8Array} bytes of the bank's file
+   * @returns {BankInfo}
+   */
+  openBank(bytes) {
+    this.closeBank();
+    const at = this.#alloc(bytes.length);
+    try {
+      this.#write(at, bytes);
+      this.#bank = this.#created('ss_bank_new', at, bytes.length);
+    } finally {
+      if (!this.dead) this.#call('ss_free', at);
+    }
+    const [clusters, nLevels, name, nameLength, kind, kindLength, of, ofLength, levels] = this.#numbers(9);
+    const view = this.#view();
+    return {
+      name: this.#text(name, nameLength),
+      clusters,
+      levels: Array.from({ length: nLevels }, (_, i) => view.getFloat32(levels + 4 * i, true)),
+      encoder: { kind: this.#text(kind, kindLength), name: this.#text(of, ofLength) },
+      examples: Array.from({ length: clusters }, (_, cluster) => {
+        this.#call('ss_bank_prompt', this.#bank, cluster);
+        const [text, length] = this.#numbers(2);
+        return this.#text(text, length);
+      }),
+    };
+  }
+
+  /** Throws unless the bank was made for this model and encoder. Returns what the user should know, or ''. */
+  checkBank() {
+    const at = this.#room(NOTE_BYTES);
+    this.#checked('ss_bank_fits', this.#bank, this.#model, this.#encoderModel || this.#model, at, NOTE_BYTES);
+    return this.#cText(at);
+  }
+
+  /**
+   * The cluster of a text and its mask.
+   * @param {string} text
+   * @param {number} depth
+   * @param {number} layers of the model
+   */
+  route(text, depth, layers) {
+    const embedding = new Uint8Array(this.encode(text).buffer);
+    const at = this.#room(embedding.length);
+    this.#write(at, embedding);
+    this.#checked('ss_bank_nearest', this.#bank, at, this.#encoderDim);
+    const [cluster, distance] = this.#numbers(2);
+    this.#checked('ss_bank_pick', this.#bank, cluster, depth, this.#mask);
+    const [level] = this.#numbers(1);
+    this.#view();
+    return { cluster, distance, level, mask: new Mask(this.#u8.slice(this.#mask, this.#mask + MASK_BYTES), 2 * layers) };
+  }
+
+  closeBank() {
+    this.#destroy('bank', this.#bank);
+    this.#bank = 0;
   }
 
   /* ---- sampler and stop strings ---- */
@@ -546,6 +671,16 @@ export class Mask {
     let n = 0;
     for (let block = 0; block < this.blocks; block++) n += this.runs(block) ? 1 : 0;
     return n;
+  }
+
+  /** What is skipped, as parseMask reads it. */
+  get skip() {
+    const kinds = ['attn', 'ffn'].map((kind, i) => {
+      const layers = [];
+      for (let block = i; block < this.blocks; block += 2) if (!this.runs(block)) layers.push(block >> 1);
+      return layers.length ? `${kind}:${layers.join(',')}` : '';
+    });
+    return kinds.filter(Boolean).join(';');
   }
 
   /** The share of the blocks' MACs that is skipped. @param {BlockCost[]} costs */

@@ -55,7 +55,7 @@ EXPORT(ss_worker_run) void worker_run(uint32_t index) { pool_work(index); }
 EXPORT(ss_pool_stop) void stop(int failed) { pool_stop(failed != 0); }
 
 /* What ss_destroy takes; engine.js has the same list. */
-enum { MODEL, TOKENIZER, SESSION, SAMPLER, STOPPER };
+enum { MODEL, TOKENIZER, SESSION, SAMPLER, STOPPER, ENCODER, BANK };
 EXPORT(ss_destroy) void destroy(int kind, void *p) {
   switch (kind) {
     case MODEL: ss_model_free(p); break;
@@ -63,6 +63,8 @@ EXPORT(ss_destroy) void destroy(int kind, void *p) {
     case SESSION: ss_session_free(p); break;
     case SAMPLER: ss_sampler_free(p); break;
     case STOPPER: ss_stopper_free(p); break;
+    case ENCODER: ss_encoder_free(p); break;
+    case BANK: ss_bank_free(p); break;
     default: break;
   }
 }
@@ -225,6 +227,76 @@ EXPORT(ss_session_row) float *session_row(ss_session *session, size_t i) { retur
 
 /* numbers: the hash's low and high half */
 EXPORT(ss_row_hash) void row_hash(const float *logits, size_t n) { put_u64(0, ss_logits_hash(logits, n)); }
+
+/* ---- Sentence encoder ------------------------------------------------------------------------------------------- */
+
+/* numbers: dimensions, the kind's address */
+EXPORT(ss_encoder_new) ss_encoder *encoder_new(const ss_model *model) {
+  ss_encoder *encoder;
+  if (ss_encoder_create(&encoder, model, &wasm_host, err())) return NULL;
+  io.numbers[0] = ss_encoder_dim(encoder);
+  io.numbers[1] = of_pointer(ss_encoder_kind(encoder));
+  return encoder;
+}
+
+EXPORT(ss_text_vector) int text_vector(ss_encoder *encoder, const char *text, size_t len, float *embedding) {
+  return ss_encode(encoder, (ss_text){text, len}, embedding, err());
+}
+
+/* ---- Banks ------------------------------------------------------------------------------------------------------ */
+
+/* numbers: clusters, levels, addresses of name, encoder's kind and encoder's name, each with its length, address of the
+ * levels [n_levels] f32 */
+EXPORT(ss_bank_new) ss_bank *bank_new(const void *bytes, size_t n) {
+  ss_bank *bank;
+  if (ss_bank_open(&bank, bytes, n, &wasm_host, err())) return NULL;
+  ss_bank_info b;
+  ss_bank_info_get(bank, &b);
+  const double numbers[] = {b.n_clusters,
+                            b.n_levels,
+                            of_pointer(b.name.data),
+                            (double)b.name.len,
+                            of_pointer(b.encoder_kind.data),
+                            (double)b.encoder_kind.len,
+                            of_pointer(b.encoder_name.data),
+                            (double)b.encoder_name.len,
+                            of_pointer(b.levels)};
+  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) io.numbers[i] = numbers[i];
+  return bank;
+}
+
+/* Does it fit the model and its encoder's model? The note goes to note[capacity], NUL-terminated. */
+EXPORT(ss_bank_fits)
+int bank_fits(const ss_bank *bank, const ss_model *model, const ss_model *encoder, char *note, size_t capacity) {
+  return ss_bank_check(bank, model, encoder, note, capacity, err());
+}
+
+/* numbers: cluster, distance */
+EXPORT(ss_bank_nearest) int bank_nearest(const ss_bank *bank, const float *embedding, size_t dim) {
+  uint32_t cluster;
+  float distance;
+  const ss_status status = ss_bank_route(bank, embedding, dim, &cluster, &distance, err());
+  if (status) return status;
+  io.numbers[0] = cluster;
+  io.numbers[1] = distance;
+  return SS_OK;
+}
+
+/* numbers: the level, or -1 where every block runs */
+EXPORT(ss_bank_pick) int bank_pick(const ss_bank *bank, uint32_t cluster, double depth, ss_mask *mask) {
+  uint32_t level;
+  ss_status status = ss_bank_level(bank, depth, &level, err());
+  if (!status) status = ss_bank_mask(bank, cluster, depth, mask, err());
+  io.numbers[0] = level == SS_BANK_DENSE ? -1 : level;
+  return status;
+}
+
+/* A prompt of the cluster. numbers: its address and length */
+EXPORT(ss_bank_prompt) void bank_prompt(const ss_bank *bank, uint32_t cluster) {
+  const ss_text text = ss_bank_example(bank, cluster);
+  io.numbers[0] = of_pointer(text.data);
+  io.numbers[1] = (double)text.len;
+}
 
 /* ---- Sampler and stop strings ----------------------------------------------------------------------------------- */
 

@@ -20,6 +20,8 @@ const SLICE_MS = 12;
  * @property {import('./engine.js').Samples} samples
  * @property {string[]} stop
  * @property {string | undefined} skip
+ * @property {number | undefined} depth
+ * @property {string | undefined} routeBy the text to route by, where it is not the prompt
  *
  * @typedef {{text: string, token: number | null}} Chunk  token null: text that was held back until the end
  *
@@ -42,8 +44,18 @@ const SLICE_MS = 12;
  * @property {number} cachedTokens of the prompt, that were not computed again
  * @property {Timings} timings
  * @property {string} logitsHash of the last logits
- * @property {{blocksRun: number, blocksTotal: number, macsSkipped: number}} mask
+ * @property {MaskReport} mask
+ * @property {Route | null} route null: without a bank, or with a skip
  * @property {bigint} seed
+ *
+ * @typedef {{blocksRun: number, blocksTotal: number, macsSkipped: number, skip: string}} MaskReport
+ *   skip: what is left out, as the option of that name takes it
+ *
+ * @typedef {object} Route
+ * @property {number | null} cluster null: the text has no token, and the bank's global mask is taken
+ * @property {number} distance to its centroid; 0 without a cluster
+ * @property {number} depth of the mask: 1 less the level's share of MACs
+ * @property {number} ms what routing took
  */
 
 /** Thrown by a slice when the call was aborted; never leaves the worker. */
@@ -77,6 +89,8 @@ export class Runner {
   #contextSize;
   #chunk;
   #skip;
+  #bank;
+  #depth;
   #maskKey = '';
   #context = 0;
   /** @type {number[]} */ #held = []; // the tokens in the core session
@@ -84,29 +98,67 @@ export class Runner {
 
   /**
    * @param {import('./engine.js').Engine} engine with its model fed and its tokenizer open
-   * @param {{layers: number, costs: import('./engine.js').BlockCost[], contextSize: number, chunk: number, skip: string}} options
-   *   contextSize and chunk in tokens; skip: of requests without one
+   * @param {{layers: number, costs: import('./engine.js').BlockCost[], contextSize: number, chunk: number, skip: string,
+   *   bank?: import('./engine.js').BankInfo, depth: number}} options
+   *   contextSize and chunk in tokens; skip: of requests without one; bank: the one that the engine has open
    */
-  constructor(engine, { layers, costs, contextSize, chunk, skip }) {
+  constructor(engine, { layers, costs, contextSize, chunk, skip, bank, depth }) {
     this.#engine = engine;
     this.#layers = layers;
     this.#costs = costs;
     this.#contextSize = contextSize;
     this.#chunk = chunk;
     this.#skip = skip;
+    this.#bank = bank;
+    this.#depth = depth;
   }
 
-  /** Makes the session for a mask unless it is there. @param {string} [skip] */
-  open(skip = this.#skip) {
+  /**
+   * Where the bank sends a text.
+   * @param {string} text
+   * @param {number} [depth]
+   * @returns {{mask: import('./engine.js').Mask, route: Route}}
+   */
+  route(text, depth = this.#depth) {
+    if (!this.#bank) throw new SkipstoneError('argument', 'depth and route need a bank: load one with the option bank');
+    const started = performance.now();
+    const { cluster, distance, level, mask } = this.#engine.route(text, depth, this.#layers);
+    const route = {
+      cluster: cluster < this.#bank.clusters ? cluster : null,
+      distance,
+      depth: level < 0 ? 1 : 1 - this.#bank.levels[level],
+      ms: performance.now() - started,
+    };
+    return { mask, route };
+  }
+
+  /** @param {import('./engine.js').Mask} mask @returns {MaskReport} */
+  report(mask) {
+    return { blocksRun: mask.blocksRun, blocksTotal: mask.blocks, macsSkipped: mask.macsSkipped(this.#costs), skip: mask.skip };
+  }
+
+  /** The mask of a request: its skip, else the bank's, else that of the load. @param {Request} request */
+  #choose({ skip, depth, routeBy, prompt }) {
+    if (skip !== undefined && depth !== undefined) throw new SkipstoneError('argument', 'generate: skip and depth exclude each other');
+    if (depth === undefined && (skip !== undefined || !this.#bank)) return { mask: this.parse(skip), route: null };
+    const text = routeBy ?? (typeof prompt === 'string' ? prompt : this.#engine.textOf(prompt));
+    return this.route(text, depth);
+  }
+
+  /** @param {string} [skip] */
+  parse(skip = this.#skip) {
+    return this.#engine.parseMask(skip, this.#layers);
+  }
+
+  /** Makes the session for a mask unless it is there. @param {import('./engine.js').Mask} mask */
+  open(mask) {
     const engine = this.#engine;
-    const mask = engine.parseMask(skip, this.#layers);
     if (!engine.hasSession || mask.key !== this.#maskKey) {
       this.#held = [];
       this.#maskKey = mask.key;
       this.#msPerBlock = 0;
       this.#context = engine.openSession(mask, this.#contextSize, this.#chunk);
     }
-    return mask;
   }
 
   get context() {
@@ -121,7 +173,8 @@ export class Runner {
    */
   async generate(request, emit, interrupted) {
     const engine = this.#engine;
-    const mask = this.open(request.skip);
+    const { mask, route } = this.#choose(request);
+    this.open(mask);
     const prompt =
       typeof request.prompt === 'string'
         ? engine.tokenize(request.prompt, TOKENIZE.SPECIAL | (request.bos ? TOKENIZE.BOS : 0))
@@ -167,11 +220,8 @@ export class Runner {
         decode_tps: perSecond(decodeTokens, decodeMs),
       },
       logitsHash,
-      mask: {
-        blocksRun: mask.blocksRun,
-        blocksTotal: mask.blocks,
-        macsSkipped: mask.macsSkipped(this.#costs),
-      },
+      mask: this.report(mask),
+      route,
       seed: request.samples.seed,
     };
   }

@@ -6,6 +6,8 @@ import { checkGenerateOptions, checkLoadOptions, samples, skipText } from './opt
 import { spawn } from './platform.js';
 import { ChatTemplate } from './template.js';
 
+const DEFAULT_DEPTH = 0.875;
+
 /**
  * @typedef {import('./options.js').LoadOptions} LoadOptions
  * @typedef {import('./options.js').GenerateOptions} GenerateOptions
@@ -22,7 +24,9 @@ import { ChatTemplate } from './template.js';
  * @property {import('./loader.js').ModuleInfo} module variant, threads, and why not more
  * @property {import('./engine.js').ModelInfo} model
  * @property {{size: number, kvBytes: number}} context
- * @property {{blocksRun: number, blocksTotal: number, macsSkipped: number}} mask of calls without a skip of their own
+ * @property {import('./generate.js').MaskReport} mask of calls without a bank or a skip of their own
+ * @property {(import('./engine.js').BankInfo & {note: string, bytes: {bank: number}}) | null} bank
+ *   note: what to know about its fit, or ''
  * @property {{bytes: number, used: number, peak: number, maximum: number}} memory of the wasm instance
  * @property {{module_ms: number, load_ms: number}} timings
  *
@@ -194,10 +198,12 @@ export class Llm {
   #client;
   #info;
   #template;
+  #policy;
 
   /** @param {Client} client @param {any} loaded */
   constructor(client, loaded) {
-    const { special, template, ...info } = loaded;
+    const { special, template, policy, ...info } = loaded;
+    this.#policy = policy;
     this.#client = client;
     /** @type {Info} */
     this.#info = info;
@@ -213,6 +219,12 @@ export class Llm {
   static async load(workerUrl, source, options) {
     checkLoadOptions(options);
     const { threads, variant, sharedMemory, wasmUrl, contextSize = 0, skip = '', onProgress, signal } = options;
+    const { bank, encoder, depth = DEFAULT_DEPTH, policy = 'session' } = options;
+    if (bank === undefined) {
+      for (const [name, value] of Object.entries({ encoder, depth: options.depth, policy: options.policy })) {
+        if (value !== undefined) throw new SkipstoneError('argument', `load: ${name} needs the option bank`);
+      }
+    }
     if (signal?.aborted) throw abortError(signal);
     const client = new Client(options.workerUrl ?? workerUrl);
     /** @type {any} */
@@ -220,9 +232,9 @@ export class Llm {
     client.onMemory = (m) => (memory = m);
     try {
       const module = { threads, variant, sharedMemory, wasmUrl };
-      const args = { source, module, contextSize, skip: skipText(skip) };
+      const args = { source, module, contextSize, skip: skipText(skip), bank, encoder, depth };
       const loaded = await client.call('load', args, { signal, onProgress }).done;
-      return new Llm(client, { ...loaded, memory });
+      return new Llm(client, { ...loaded, policy, memory });
     } catch (error) {
       await client.end(error instanceof Error ? error : new SkipstoneError('internal', String(error)));
       throw error;
@@ -242,13 +254,14 @@ export class Llm {
    */
   generate(prompt, options = {}) {
     checkGenerateOptions(options);
-    const { maxTokens, stop = [], skip, signal } = options;
+    const { maxTokens, stop = [], skip, depth, signal } = options;
     const request = {
       ...this.#prompt(prompt),
       maxTokens,
       samples: samples(options),
       stop: typeof stop === 'string' ? [stop] : stop,
       skip: skip === undefined ? undefined : skipText(skip),
+      depth,
     };
     return new Generation((onChunk) => {
       const { id, done } = this.#client.call('generate', { request }, { signal, onChunk });
@@ -262,7 +275,8 @@ export class Llm {
     if (typeof prompt === 'object' && prompt !== null && 'messages' in prompt) {
       const extra = Object.keys(prompt).filter((key) => key !== 'messages');
       if (extra.length) throw new SkipstoneError('argument', `generate: unknown '${extra[0]}' beside messages`);
-      return { prompt: this.chatTemplate(prompt.messages), bos: false }; // a template writes its own BOS
+      // a template writes its own BOS
+      return { prompt: this.chatTemplate(prompt.messages), bos: false, routeBy: userText(prompt.messages, this.#policy) };
     }
     return { prompt: tokenList('generate', prompt), bos: false };
   }
@@ -298,6 +312,19 @@ export class Llm {
     return this.#fatal(this.#client.call('detokenize', { tokens: tokenList('detokenize', tokens) }).done);
   }
 
+  /**
+   * Where the bank sends a text, and the mask that it would run with.
+   * @param {string} text
+   * @param {{depth?: number}} [options]
+   * @returns {Promise<import('./generate.js').Route & {mask: import('./generate.js').MaskReport}>}
+   */
+  async route(text, { depth, ...unknown } = {}) {
+    if (typeof text !== 'string') throw new SkipstoneError('argument', `route: the text is ${typeof text}, want a string`);
+    for (const name in unknown) throw new SkipstoneError('argument', `route: unknown option '${name}'; there is depth`);
+    checkGenerateOptions({ depth });
+    return this.#fatal(this.#client.call('route', { text, depth }).done);
+  }
+
   /** Ends the engine and gives its memory back. What is pending rejects; more calls do nothing. */
   async free() {
     await this.#client.end(new SkipstoneError('freed', 'the model was freed'));
@@ -313,6 +340,16 @@ export class Llm {
     });
     return done;
   }
+}
+
+/**
+ * What a chat is routed by: the first thing that the user said (the mask then holds for the whole session), or the last.
+ * @param {Message[]} messages
+ * @param {'session' | 'turn'} policy
+ */
+function userText(messages, policy) {
+  const texts = messages.filter(({ role }) => role === 'user').map(({ content }) => content);
+  return texts.at(policy === 'turn' ? -1 : 0);
 }
 
 /** @param {string} call @param {any} tokens */

@@ -12,6 +12,11 @@
  * @property {'auto' | 'simd128' | 'relaxed'} [variant]
  * @property {boolean} [sharedMemory] false: one thread, as where SharedArrayBuffer is missing
  * @property {Skip} [skip] blocks that every call skips unless it says otherwise
+ * @property {unknown} [bank] the file of a mask bank: prompts are routed over it
+ * @property {unknown} [encoder] the file of the bank's sentence encoder, where it is not `self`
+ * @property {number} [depth] share of the blocks' MACs that a routed prompt runs at least; 1: all; default 0.875
+ * @property {'session' | 'turn'} [policy] a chat is routed by the first thing that the user says (the default) or by the
+ *   last; a mask that changes from turn to turn costs the prefill of all that was said
  * @property {string} [wasmUrl] folder of the wasm modules, ending in '/'
  * @property {string | URL} [workerUrl] the engine's worker
  * @property {(progress: Progress) => void} [onProgress]
@@ -29,7 +34,8 @@
  * @property {number} [repetitionWindow] tokens that the penalties see; default 64
  * @property {number | bigint} [seed] default: random; the result says which
  * @property {string | string[]} [stop] texts that end the answer and are not part of it
- * @property {Skip} [skip]
+ * @property {Skip} [skip] blocks to skip, whatever the bank says
+ * @property {number} [depth] as in load, for this call
  * @property {AbortSignal} [signal]
  */
 import { SkipstoneError } from './errors.js';
@@ -80,6 +86,9 @@ const isSkip = (value) => {
   return fine ? undefined : wanted;
 };
 
+/** The host resolves it: a path or URL becomes what its worker opens. @type {Check} */
+const isSource = (value) => (value ? undefined : 'a path or a URL');
+
 /** @type {Record<string, Check>} */
 const LOAD = {
   threads: either(oneOf('auto'), whole(1, 64)),
@@ -87,6 +96,10 @@ const LOAD = {
   variant: oneOf('auto', 'simd128', 'relaxed'),
   sharedMemory: oneOf(true, false),
   skip: isSkip,
+  bank: isSource,
+  encoder: isSource,
+  depth: real(0, 1),
+  policy: oneOf('session', 'turn'),
   wasmUrl: isText,
   workerUrl: (value) => (value instanceof URL ? undefined : isText(value)),
   onProgress: isFunction,
@@ -107,6 +120,7 @@ const GENERATE = {
   seed: isSeed,
   stop: isStop,
   skip: isSkip,
+  depth: real(0, 1),
   signal: isSignal,
 };
 

@@ -1,7 +1,7 @@
 /**
  * The engine's worker, but for how a model's bytes are read: node/worker.js gives that.
  *
- *   in    {id, call: 'load' | 'generate' | 'tokenize' | 'detokenize', ...}; {call: 'interrupt', id, how}
+ *   in    {id, call: 'load' | 'generate' | 'route' | 'tokenize' | 'detokenize', ...}; {call: 'interrupt', id, how}
  *   out   {type: 'ready'}; then for each id any number of {id, chunk} or {id, progress}, and one {id, value, memory}
  *         or {id, error}; {type: 'dead', error} when a helper crashed
  *
@@ -13,6 +13,7 @@ import { Aborted, Runner } from './generate.js';
 import { parentPort } from './platform.js';
 
 const READ_BYTES = 4 << 20;
+const MOST_BANK_BYTES = 64 << 20;
 
 /**
  * @typedef {object} Source  Where the model's file is read from.
@@ -26,6 +27,9 @@ const READ_BYTES = 4 << 20;
  * @property {import('./loader.js').LoadOptions} module
  * @property {number} contextSize 0: the core's default
  * @property {string} skip
+ * @property {any} [bank] as `open` takes it
+ * @property {any} [encoder] the model of a bank's encoder, where it has one
+ * @property {number} depth
  */
 
 /** @param {(source: any) => Promise<Source>} open */
@@ -51,10 +55,11 @@ export function serve(open) {
       return engine.tokenize(message.text, (message.special ? TOKENIZE.SPECIAL : 0) | (message.bos ? TOKENIZE.BOS : 0));
     }
     if (call === 'detokenize') {
-      engine.startText();
-      let text = '';
-      for (const token of message.tokens) text += engine.addText(token);
-      return text + engine.addText(-1);
+      return engine.textOf(message.tokens);
+    }
+    if (call === 'route') {
+      const { mask, route } = runner.route(message.text, message.depth);
+      return { ...route, mask: runner.report(mask) };
     }
     throw new SkipstoneError('internal', `no call ${call}`);
   }
@@ -92,7 +97,7 @@ export function serve(open) {
    * @param {LoadCall} call
    * @param {(progress: import('./options.js').Progress) => void} onProgress
    */
-  async function load({ source: from, module, contextSize, skip }, onProgress) {
+  async function load({ source: from, module, contextSize, skip, bank: bankFrom, encoder, depth }, onProgress) {
     const started = performance.now();
     const source = await open(from);
     try {
@@ -101,19 +106,22 @@ export function serve(open) {
       );
       engine.openModel();
       const moduleMs = performance.now() - started;
-      await feed(engine, source, contextSize, onProgress);
+      await feed(engine, source, onProgress, () => engine && checkRoom(engine, contextSize));
+      const bank = bankFrom === undefined ? undefined : await loadBank(engine, bankFrom, encoder, onProgress);
       const special = engine.openTokenizer();
       const model = engine.modelInfo();
       const costs = Array.from({ length: model.blocks }, (_, block) => engine?.blockCost(block) ?? never());
       const chunk = chunkTokens(costs);
-      runner = new Runner(engine, { layers: model.layers, costs, contextSize, chunk, skip });
-      const mask = runner.open();
+      runner = new Runner(engine, { layers: model.layers, costs, contextSize, chunk, skip, bank, depth });
+      const mask = runner.parse();
+      runner.open(mask);
       return {
         ...engine.version,
         module: engine.module,
         model,
         context: { size: runner.context, kvBytes: engine.sessionSize(mask, contextSize, chunk).kvBytes },
-        mask: { blocksRun: mask.blocksRun, blocksTotal: mask.blocks, macsSkipped: mask.macsSkipped(costs) },
+        mask: runner.report(mask),
+        bank: bank ?? null,
         special: {
           ...special,
           bosText: engine.tokenText(special.bos),
@@ -127,6 +135,65 @@ export function serve(open) {
     } finally {
       await source.close();
     }
+  }
+
+  /**
+   * Opens a bank and the encoder that routes by it.
+   * @param {Engine} target
+   * @param {any} from
+   * @param {any} encoderFrom
+   * @param {(progress: import('./options.js').Progress) => void} onProgress
+   */
+  async function loadBank(target, from, encoderFrom, onProgress) {
+    const file = await open(from);
+    try {
+      const bytes = await readAll(file);
+      const bank = about(target, file, () => target.openBank(bytes));
+      const own = bank.encoder.kind !== 'self';
+      if (own && encoderFrom === undefined) {
+        const need = `it routes by ${bank.encoder.name}; give that model's GGUF file as the option encoder`;
+        throw new SkipstoneError('argument', `${file.name}: ${need}`);
+      }
+      if (own) {
+        const model = await open(encoderFrom);
+        try {
+          target.openEncoderModel();
+          await feed(target, model, onProgress);
+        } finally {
+          await model.close();
+        }
+      }
+      const note = about(target, file, () => target.checkBank());
+      target.openEncoder();
+      return { ...bank, note, bytes: { bank: bytes.length } };
+    } finally {
+      await file.close();
+    }
+  }
+}
+
+/** A small file, whole. @param {Source} source */
+async function readAll(source) {
+  if (source.size > MOST_BANK_BYTES) throw new SkipstoneError('format', `${source.name}: ${source.size} bytes are too many for a bank`);
+  const bytes = new Uint8Array(source.size);
+  for (let at = 0; at < bytes.length; ) {
+    const n = await source.read(at, bytes.subarray(at));
+    if (!n) throw new SkipstoneError('format', `${source.name}: the file ends after ${at} of ${bytes.length} bytes`);
+    at += n;
+  }
+  return bytes;
+}
+
+/**
+ * Names the file in an error that the core found in it.
+ * @template T @param {Engine} engine @param {Source} source @param {() => T} call @returns {T}
+ */
+function about(engine, source, call) {
+  try {
+    return call();
+  } catch (error) {
+    if (!(error instanceof SkipstoneError) || engine.dead) throw error;
+    throw new SkipstoneError(error.code, `${source.name}: ${error.message}`, { cause: error });
   }
 }
 
@@ -149,29 +216,23 @@ function never() {
  * Streams the file through the core's repack; at no time is more than a piece of it held.
  * @param {Engine} engine
  * @param {Source} source
- * @param {number} contextSize
  * @param {(progress: import('./options.js').Progress) => void} onProgress
+ * @param {() => void} [onHeader] called when the header is known; may throw
  */
-async function feed(engine, source, contextSize, onProgress) {
+async function feed(engine, source, onProgress, onHeader) {
   const buffer = new Uint8Array(READ_BYTES);
   let at = 0;
   let known = false;
   for (let complete = false; !complete; ) {
     const n = await source.read(at, buffer);
     if (!n) throw truncated(engine, source, at);
-    let state;
-    try {
-      state = engine.feed(at, buffer.subarray(0, n));
-    } catch (error) {
-      if (!(error instanceof SkipstoneError) || engine.dead) throw error;
-      throw new SkipstoneError(error.code, `${source.name}: ${error.message}`, { cause: error });
-    }
+    const state = about(engine, source, () => engine.feed(at, buffer.subarray(0, n)));
     at += n;
     complete = state.complete;
     if (state.headerDone && !known) {
       known = true;
       if (state.fileBytes > source.size) throw truncated(engine, source, source.size, state.fileBytes);
-      checkRoom(engine, contextSize);
+      onHeader?.();
     }
     onProgress({ phase: 'repack', file: source.name, loaded: at, total: known ? state.fileBytes : source.size });
   }
