@@ -10,10 +10,12 @@
 #include "generate.h"
 #include "json.h"
 #include "mask.h"
+#include "routing.h"
 
 typedef struct bench_args {
   engine_options engine; /* its kernels and threads are set for each run */
-  const char *threads, *kernels, *skip;
+  bank_options bank;
+  const char *threads, *kernels, *skip, *prompt;
   float proportional;
   uint32_t prefill, decode, depth, repeats, chunk;
   bool compare, blocks, json;
@@ -63,6 +65,13 @@ static parse_result parse(bench_args *a, int argc, char **argv) {
        .min = 0,
        .max = 0.99,
        .help = "skips the share F of the attention blocks and of the\nfeed-forward blocks, evenly spread"},
+      BANK_OPTION(a->bank),
+      DEPTH_OPTION(a->bank, "bank-depth"),
+      ENCODER_OPTION(a->bank),
+      {.name = "prompt",
+       .text = &a->prompt,
+       .argument = "TEXT",
+       .help = "what --bank routes (default: a short question)"},
       {.name = "compare-dense",
        .flag = &a->compare,
        .help = "all blocks and the mask by turns, and the ratio of\nthe time spent in blocks; means --blocks"},
@@ -79,7 +88,8 @@ static parse_result parse(bench_args *a, int argc, char **argv) {
           "\n"
           "blocks_ms is the time of the whole prefill or decode with no logits asked for: the attention and\n"
           "feed-forward blocks and the embedding, without the output head. A mask can only save that part.\n"
-          "ratio in --json is the mask's time over the dense time, from pairs measured one after the other.",
+          "ratio in --json is the mask's time over the dense time, from pairs measured one after the other.\n"
+          "With --bank the mask is that of the prompt's cluster, and the time of routing is told.",
       .examples =
           "  skipstone bench -m model.gguf\n"
           "  skipstone bench -m model.gguf --threads 1,2 --kernels all -r 3\n"
@@ -149,6 +159,8 @@ typedef struct bench {
   const ss_host *host;
   int32_t *tokens; /* [context] */
   uint32_t context;
+  router router;
+  routing route; /* with --bank */
   subject subjects[2]; /* the masked one, then with --compare-dense the dense one */
   size_t n_subjects;
 } bench;
@@ -264,6 +276,7 @@ static void print_json(json *j, const bench *b) {
   json_uint(j, "depth", a->depth);
   json_uint(j, "repeats", a->repeats);
   json_subject(j, b, masked);
+  if (b->router.bank) routing_json(j, "routing", &b->router, &b->route);
   if (b->n_subjects == 2) {
     const spread ratios[] = {ratio_of(&masked->prefill_blocks, &dense->prefill_blocks),
                              ratio_of(&masked->decode_blocks, &dense->decode_blocks),
@@ -313,6 +326,9 @@ static void print_text(const bench *b) {
          b->host->n_threads, b->host->n_threads == 1 ? "" : "s", b->args->prefill, b->args->decode, b->args->depth,
          b->args->repeats);
   print_subject(b, masked);
+  if (b->router.bank)
+    printf("    cluster %u, distance %.3f, routed in %.2f ms\n", b->route.cluster, (double)b->route.distance,
+           b->route.ms);
   if (b->n_subjects == 2) {
     print_subject(b, dense);
     puts("  time in blocks, masked over dense");
@@ -328,7 +344,14 @@ static int set_masks(bench *b) {
   const bench_args *a = b->args;
   const ss_model_info *info = &b->engine->info;
   ss_error err = {0};
-  if (a->proportional > 0) ss_mask_proportional(&b->subjects[0].mask, info->n_layers, (double)a->proportional);
+  if (a->bank.bank) {
+    const ss_text prompt = text_of(a->prompt ? a->prompt : "What is the capital of France?");
+    ss_status status = router_open(&b->router, b->engine, &a->bank, &err);
+    for (int i = 0; status == SS_OK && i < 2; i++)
+      status = route_text(&b->router, prompt, &b->route, &err); /* once to warm up */
+    if (status != SS_OK) return report_failure(&err);
+    b->subjects[0].mask = b->route.mask;
+  } else if (a->proportional > 0) ss_mask_proportional(&b->subjects[0].mask, info->n_layers, (double)a->proportional);
   else if (ss_mask_parse_skip(&b->subjects[0].mask, info->n_layers, a->skip ? a->skip : "", &err) != SS_OK) {
     say("bench: %s", err.message);
     return CODE_USAGE;
@@ -366,6 +389,7 @@ static int run_bench(const bench_args *a, const engine *e, uint32_t n_threads, j
     else print_text(&b);
   }
   for (size_t i = 0; i < b.n_subjects; i++) subject_close(&b.subjects[i]);
+  router_close(&b.router);
   free(b.tokens);
   host_free(pool);
   return code;
@@ -398,8 +422,8 @@ static int bench_all(bench_args *a) {
   uint32_t counts[MAX_LIST];
   size_t n_counts, n_kernels = 1;
   int code = parse_threads(a->threads, counts, &n_counts);
-  if (code == CODE_OK && a->skip && a->proportional > 0) {
-    say("bench: --skip and --proportional exclude each other");
+  if (code == CODE_OK && (a->skip != NULL) + (a->proportional > 0) + (a->bank.bank != NULL) > 1) {
+    say("bench: --skip, --proportional and --bank exclude each other");
     code = CODE_USAGE;
   }
   if (code == CODE_OK && a->prefill == 0 && a->decode == 0) {
@@ -428,7 +452,7 @@ static int bench_all(bench_args *a) {
 }
 
 int cmd_bench(int argc, char **argv) {
-  bench_args a = {.prefill = 512, .decode = 128, .depth = 480, .repeats = 5};
+  bench_args a = {.prefill = 512, .decode = 128, .depth = 480, .repeats = 5, .bank = {.depth = DEFAULT_DEPTH}};
   const parse_result parsed = parse(&a, argc, argv);
   if (parsed != PARSE_OK) return parsed == PARSE_HELP ? CODE_OK : CODE_USAGE;
   return bench_all(&a);

@@ -14,21 +14,25 @@
 #include "commands.h"
 #include "generate.h"
 #include "mask.h"
+#include "routing.h"
 
 typedef struct chat_args {
   engine_options engine;
   session_args session;
   sampling_options sampling;
-  const char *system;
+  bank_options bank;
+  const char *system, *policy;
   bool verbose;
 } chat_args;
 
 typedef struct chat_state {
   const chat_args *args;
   engine engine;
+  router router;       /* with --bank */
+  routing route;       /* of the last routed message */
   ss_mask mask;
   mask_report report;
-  ss_session *session;
+  ss_session *session; /* with --bank it is made when a message has been routed, and again when the mask changes */
   ss_sampler *sampler;
   ss_chat_message *messages; /* contents are owned, but for the system message */
   size_t n_messages, n_system;
@@ -42,6 +46,13 @@ static parse_result parse(chat_args *a, int argc, char **argv) {
       {.name = "system", .letter = 's', .text = &a->system, .argument = "TEXT", .help = "the system message"},
       SAMPLING_OPTIONS(a->sampling),
       SESSION_OPTIONS(a->session, "the smaller of 2048\nand what the model was trained on"),
+      BANK_OPTION(a->bank),
+      DEPTH_OPTION(a->bank, "depth"),
+      ENCODER_OPTION(a->bank),
+      {.name = "policy",
+       .text = &a->policy,
+       .argument = "session|turn",
+       .help = "the bank routes the first message, for the whole\nchat, or every message (default session)"},
       THREADS_OPTION(a->engine),
       KERNELS_OPTION(a->engine),
       {.name = "verbose", .letter = 'v', .flag = &a->verbose, .help = "a summary on stderr after each answer"},
@@ -112,7 +123,35 @@ static void drop_messages(chat_state *s, size_t first, size_t n) {
   s->n_messages -= n;
 }
 
-static void reset(chat_state *s) { drop_messages(s, s->n_system, s->n_messages - s->n_system); }
+static void reset(chat_state *s) {
+  drop_messages(s, s->n_system, s->n_messages - s->n_system);
+  if (!s->router.bank) return;
+  ss_session_free(s->session); /* the next message is the first one, and is routed */
+  s->session = NULL;
+}
+
+static ss_status make_session(chat_state *s, ss_error *err) {
+  const chat_args *a = s->args;
+  const ss_session_options options = {
+      .context = a->session.context, .chunk = a->session.chunk, .max_logits = 1, .run_mask = &s->mask};
+  ss_session_free(s->session);
+  s->session = NULL;
+  s->held.n = 0; /* what was said is prefilled again: a mask never meets KV of another one */
+  mask_report_free(&s->report);
+  const ss_status status = mask_report_make(&s->report, s->engine.model, &s->mask, err);
+  return status == SS_OK ? ss_session_create(&s->session, s->engine.model, &options, s->engine.host, err) : status;
+}
+
+/* Routes the last message where the policy says so, and makes a session of its mask. */
+static ss_status route_message(chat_state *s, ss_error *err) {
+  const bool every_turn = s->args->policy && !strcmp(s->args->policy, "turn");
+  if (!s->router.bank || (s->session && !every_turn)) return SS_OK;
+  const ss_status status = route_text(&s->router, s->messages[s->n_messages - 1].content, &s->route, err);
+  if (status != SS_OK) return status;
+  const bool same = s->session && !memcmp(&s->route.mask, &s->mask, sizeof s->mask);
+  s->mask = s->route.mask;
+  return same ? SS_OK : make_session(s, err);
+}
 
 /* The tokens of the whole conversation; forgets the oldest turns until they and an answer fit. */
 static ss_status conversation_tokens(chat_state *s, token_list *tokens, ss_error *err) {
@@ -163,7 +202,8 @@ static ss_status answer(chat_state *s, ss_error *err) {
   token_list tokens = {0};
   generation g = {0};
   size_t kept = 0;
-  ss_status status = conversation_tokens(s, &tokens, err);
+  ss_status status = route_message(s, err);
+  if (status == SS_OK) status = conversation_tokens(s, &tokens, err);
   if (status == SS_OK) {
     kept = keep_common_prefix(s, tokens.items, tokens.n, err);
     if (kept == SIZE_MAX) status = err->status;
@@ -180,6 +220,9 @@ static ss_status answer(chat_state *s, ss_error *err) {
   }
   if (status == SS_OK) {
     add_message(s, "assistant", buffer_text(&g.text));
+    if ((s->terminal || s->args->verbose) && s->router.bank)
+      fprintf(stderr, "[cluster %u, distance %.3f, routed in %.1f ms, %u of %u blocks] ", s->route.cluster,
+              (double)s->route.distance, s->route.ms, s->report.blocks_run, s->report.blocks_total);
     if (s->terminal || s->args->verbose) print_summary(&g, kept);
   }
   generation_free(&g);
@@ -224,10 +267,8 @@ static ss_status open_session(chat_state *s, ss_error *err) {
   buffer text = {0};
   ss_status status = format_chat(&text, s->engine.model, &hello, 1, err); /* does the core know the template? */
   buffer_free(&text);
-  const ss_session_options options = {
-      .context = a->session.context, .chunk = a->session.chunk, .max_logits = 1, .run_mask = &s->mask};
-  if (status == SS_OK) status = mask_report_make(&s->report, s->engine.model, &s->mask, err);
-  if (status == SS_OK) status = ss_session_create(&s->session, s->engine.model, &options, s->engine.host, err);
+  if (status == SS_OK && a->bank.bank) status = router_open(&s->router, &s->engine, &a->bank, err);
+  else if (status == SS_OK) status = make_session(s, err);
   if (status == SS_OK)
     status = ss_sampler_create(&s->sampler, s->engine.info.n_vocab, &a->sampling.sampler, s->engine.host, err);
   return status;
@@ -236,6 +277,14 @@ static ss_status open_session(chat_state *s, ss_error *err) {
 static int chat(chat_state *s) {
   const chat_args *a = s->args;
   ss_error err = {0};
+  if (a->bank.bank && a->session.skip) {
+    say("chat: --skip and --bank exclude each other");
+    return CODE_USAGE;
+  }
+  if (a->policy && strcmp(a->policy, "session") && strcmp(a->policy, "turn")) {
+    say("chat: --policy %s: want session or turn", a->policy);
+    return CODE_USAGE;
+  }
   int code = engine_open(&s->engine, &a->engine);
   if (code == CODE_OK) code = engine_tokenizer(&s->engine);
   if (code != CODE_OK) return code;
@@ -246,7 +295,11 @@ static int chat(chat_state *s) {
   if (open_session(s, &err) != SS_OK) return report_failure(&err);
   if (a->system) add_message(s, "system", text_of(a->system));
   s->n_system = s->n_messages;
-  if (s->terminal)
+  if (s->terminal && s->router.bank)
+    fprintf(stderr, "%s %s, %u clusters at depth %g, %u threads, %s. /help lists the commands.\n",
+            s->engine.info.name[0] ? s->engine.info.name : s->engine.path, s->engine.info.quantisation,
+            s->router.info.n_clusters, s->router.depth, s->engine.host->n_threads, s->engine.info.kernels);
+  else if (s->terminal)
     fprintf(stderr, "%s %s, %u of %u blocks, %u tokens of context, %u threads, %s. /help lists the commands.\n",
             s->engine.info.name[0] ? s->engine.info.name : s->engine.path, s->engine.info.quantisation,
             s->report.blocks_run, s->report.blocks_total, ss_session_context(s->session), s->engine.host->n_threads,
@@ -261,6 +314,7 @@ static int chat(chat_state *s) {
 }
 
 static void chat_free(chat_state *s) {
+  router_close(&s->router);
   drop_messages(s, 0, s->n_messages);
   free(s->messages);
   token_list_free(&s->held);
@@ -271,7 +325,7 @@ static void chat_free(chat_state *s) {
 }
 
 int cmd_chat(int argc, char **argv) {
-  chat_args a = {.sampling = {.sampler = ss_sampler_defaults(), .max_tokens = 512}};
+  chat_args a = {.sampling = {.sampler = ss_sampler_defaults(), .max_tokens = 512}, .bank = {.depth = DEFAULT_DEPTH}};
   chat_state s = {.args = &a, .terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)};
   setlocale(LC_CTYPE, ""); /* line editing by characters */
   const parse_result parsed = parse(&a, argc, argv);

@@ -1,10 +1,12 @@
-/* skipstone inspect: what is in a model file and what each of its blocks costs. */
+/* skipstone inspect: what is in a model file and what each of its blocks costs; or what a mask bank holds. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "commands.h"
+#include "inspect_bank.h"
 #include "json.h"
 #include "load.h"
+#include "routing.h"
 
 typedef struct inspect_args {
   engine_options engine;
@@ -31,10 +33,12 @@ static parse_result parse(inspect_args *a, int argc, char **argv) {
       .about =
           "Prints a GGUF file's metadata, its tensors, and for each attention and feed-forward block its\n"
           "multiply-adds per token, its bytes in the file and in memory, and its KV cache bytes per token of\n"
-          "context. Only the beginning of the file is read.",
+          "context. Only the beginning of the file is read. Of a mask bank: its model, encoder and training, and\n"
+          "the masks and losses of each cluster and level.",
       .examples =
           "  skipstone inspect model.gguf\n"
           "  skipstone inspect model.gguf --blocks\n"
+          "  skipstone inspect bank.gguf\n"
           "  skipstone inspect model.gguf --metadata --json | jq '.metadata[\"llama.rope.freq_base\"]'",
       .options = options,
       .n_options = sizeof options / sizeof options[0],
@@ -319,7 +323,7 @@ int cmd_inspect(int argc, char **argv) {
     if (a.operand && a.engine.model) say("inspect: more than one model");
     else {
       if (a.operand) a.engine.model = a.operand;
-      code = inspect(&a, &e);
+      code = a.engine.model && is_bank_file(a.engine.model) ? inspect_bank(a.engine.model, a.json) : inspect(&a, &e);
     }
   }
   engine_close(&e);

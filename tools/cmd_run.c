@@ -6,11 +6,13 @@
 #include "commands.h"
 #include "generate.h"
 #include "mask.h"
+#include "routing.h"
 
 typedef struct run_args {
   engine_options engine;
   session_args session;
   sampling_options sampling;
+  bank_options bank;
   const char *prompt, *file, *system, *operand;
   bool chat, plain, json, verbose;
 } run_args;
@@ -20,6 +22,8 @@ typedef struct run_state {
   engine engine;
   buffer prompt;
   token_list tokens;
+  router router;
+  routing route; /* with --bank */
   ss_mask mask;
   mask_report report;
   ss_session *session;
@@ -47,6 +51,9 @@ static parse_result parse(run_args *a, int argc, char **argv) {
       {.name = "plain", .flag = &a->plain, .help = "text like <|im_start|> in the prompt stays text"},
       SAMPLING_OPTIONS(a->sampling),
       SESSION_OPTIONS(a->session, "prompt and answer"),
+      BANK_OPTION(a->bank),
+      DEPTH_OPTION(a->bank, "depth"),
+      ENCODER_OPTION(a->bank),
       THREADS_OPTION(a->engine),
       KERNELS_OPTION(a->engine),
       {.name = "json", .flag = &a->json, .help = "print one JSON object instead of the text"},
@@ -63,7 +70,8 @@ static parse_result parse(run_args *a, int argc, char **argv) {
           "\n"
           "--json prints {text, tokens, prompt_tokens, logits_hash, mask, timings, threads, kernels,\n"
           "finish_reason}. tokens are the ids that were picked, an end token included; logits_hash is of\n"
-          "the logits of the last pick and is the same on every machine, kernel set and thread count.",
+          "the logits of the last pick and is the same on every machine, kernel set and thread count.\n"
+          "With --bank there is also routing: {cluster, distance, depth, level, routing_ms, ...}.",
       .examples =
           "  skipstone run -m model.gguf -p 'The capital of France is' -n 16 --temp 0\n"
           "  skipstone run -m model.gguf --chat -p 'Name three rivers.' --seed 7\n"
@@ -150,6 +158,7 @@ static void print_json(const run_state *s) {
   json_uint(&j, "prompt_tokens", s->tokens.n);
   json_string(&j, "logits_hash", hash);
   mask_report_json(&j, "mask", &s->report);
+  if (s->router.bank) routing_json(&j, "routing", &s->router, &s->route);
   json_open(&j, "timings", '{');
   json_fixed(&j, "load_ms", s->engine.load_ms, 3);
   json_fixed(&j, "prefill_ms", g->prefill_ms, 3);
@@ -167,6 +176,9 @@ static void print_json(const run_state *s) {
 
 static void print_summary(const run_state *s) {
   const generation *g = &s->result;
+  if (s->router.bank)
+    fprintf(stderr, "cluster %u, distance %.3f, routed in %.1f ms; ", s->route.cluster, (double)s->route.distance,
+            s->route.ms);
   fprintf(stderr,
           "%zu prompt tokens at %.1f/s, %zu tokens at %.1f/s (%s), %u of %u blocks (%.1f %% of MACs skipped), "
           "%u thread%s, %s, loaded in %.2f s\n",
@@ -176,7 +188,28 @@ static void print_summary(const run_state *s) {
           s->engine.info.kernels, s->engine.load_ms / 1e3);
 }
 
+/* What runs: all but --skip, or what the bank says for this prompt. */
+static int choose_mask(run_state *s, const run_args *a) {
+  ss_error err = {0};
+  if (a->bank.bank && a->session.skip) {
+    say("run: --skip and --bank exclude each other");
+    return CODE_USAGE;
+  }
+  if (a->bank.bank) {
+    ss_status status = router_open(&s->router, &s->engine, &a->bank, &err);
+    if (status == SS_OK) status = route_text(&s->router, buffer_text(&s->prompt), &s->route, &err);
+    if (status != SS_OK) return report_failure(&err);
+    s->mask = s->route.mask;
+  } else if (ss_mask_parse_skip(&s->mask, s->engine.info.n_layers, a->session.skip ? a->session.skip : "", &err) !=
+             SS_OK) {
+    say("run: %s", err.message);
+    return CODE_USAGE;
+  }
+  return CODE_OK;
+}
+
 static void run_free(run_state *s) {
+  router_close(&s->router);
   generation_free(&s->result);
   ss_sampler_free(s->sampler);
   ss_session_free(s->session);
@@ -191,11 +224,8 @@ static int run(run_state *s, const run_args *a) {
   int code = read_prompt(a, &s->prompt);
   if (code == CODE_OK) code = engine_open(&s->engine, &a->engine);
   if (code == CODE_OK) code = engine_tokenizer(&s->engine);
+  if (code == CODE_OK) code = choose_mask(s, a);
   if (code != CODE_OK) return code;
-  if (ss_mask_parse_skip(&s->mask, s->engine.info.n_layers, a->session.skip ? a->session.skip : "", &err) != SS_OK) {
-    say("run: %s", err.message);
-    return CODE_USAGE;
-  }
   ss_status status = mask_report_make(&s->report, s->engine.model, &s->mask, &err);
   if (status == SS_OK) status = prompt_tokens(s, a, &err);
   if (status == SS_OK && s->tokens.n == 0) {
@@ -214,7 +244,7 @@ static int run(run_state *s, const run_args *a) {
 }
 
 int cmd_run(int argc, char **argv) {
-  run_args a = {.sampling = {.sampler = ss_sampler_defaults(), .max_tokens = 512}};
+  run_args a = {.sampling = {.sampler = ss_sampler_defaults(), .max_tokens = 512}, .bank = {.depth = DEFAULT_DEPTH}};
   run_state s = {0};
   const parse_result parsed = parse(&a, argc, argv);
   int code = parsed == PARSE_HELP ? CODE_OK : CODE_USAGE;

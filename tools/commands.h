@@ -7,5 +7,10 @@ int cmd_chat(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_embed(int argc, char **argv);
+int cmd_route(int argc, char **argv);
+int cmd_cluster(int argc, char **argv);
+int cmd_bank(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
 
 #endif

@@ -13,9 +13,14 @@ static const struct {
 } commands[] = {
     {"run", cmd_run, "answer one prompt"},
     {"chat", cmd_chat, "talk with a model"},
-    {"inspect", cmd_inspect, "what is in a model file: metadata, tensors, cost of each block"},
+    {"inspect", cmd_inspect, "what is in a model or bank file"},
     {"tokenize", cmd_tokenize, "text to token ids and back"},
     {"bench", cmd_bench, "measure prefill and decode, dense and with blocks skipped"},
+    {"embed", cmd_embed, "texts to vectors"},
+    {"route", cmd_route, "which cluster of a mask bank a prompt belongs to"},
+    {"cluster", cmd_cluster, "cluster the prompts of a corpus"},
+    {"bank", cmd_bank, "make a mask bank from a corpus"},
+    {"eval", cmd_eval, "measure the quality of masks and banks on held-out text"},
 };
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
 

