@@ -14,7 +14,7 @@ target_compile_options(ss_flags INTERFACE -msimd128 -mbulk-memory -fvisibility=h
   -fdata-sections -isystem ${CMAKE_CURRENT_LIST_DIR}/libc)
 set(name skipstone-simd128)
 set(link_flags --no-entry --import-memory --stack-first -z stack-size=262144 --initial-memory=${initial_bytes}
-  --export=__stack_pointer --export=__heap_base --gc-sections -O2 --strip-all)
+  --export=__stack_pointer --export=__heap_base --gc-sections -O2 --strip-all -mllvm -inline-threshold=-100)
 if(SS_WASM_RELAXED)
   set(name skipstone-relaxed)
   target_compile_options(ss_flags INTERFACE -mrelaxed-simd)
@@ -30,6 +30,7 @@ endif()
 
 # For size: the SIMD kernels are unrolled by hand and lose no speed by it; the rest is optimised across files.
 target_compile_options(ss_kernels PRIVATE -Os)
+set_property(SOURCE src/kernels/wasm_simd128_float.c APPEND PROPERTY COMPILE_OPTIONS -Oz)
 foreach(layer ss_base ss_model ss_route)
   target_compile_options(${layer} PRIVATE -Oz -flto)
 endforeach()

@@ -201,15 +201,14 @@ SS_INLINE void many_tokens(ss_pack pack, float *y, size_t y_stride, const uint8_
 /* ---- entries ---- */
 
 /* 8-bit codes are widened fast enough to do without a panel, which attention with its few queries would not repay. */
-#define FEW_8(n)                                                                                       \
-  static void few_8_##n(float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks, \
-                        const int8_t *q, const ss_act_block *a) {                                      \
-    few_tokens(SS_PACK_8, n, y, y_stride, w, n_groups, n_blocks, q, a);                                \
+#define FEW_8(n)                                                                                            \
+  SS_NOINLINE void few_8_##n(float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks, \
+                             const int8_t *q, const ss_act_block *a) {                                      \
+    few_tokens(SS_PACK_8, n, y, y_stride, w, n_groups, n_blocks, q, a);                                     \
   }
 FEW_8(1)
-FEW_8(3)
 FEW_8(4)
-static ss_few_fn *const few_8[SS_TILE] = {few_8_1, NULL, few_8_3, few_8_4};
+static ss_few_fn *const few_8[SS_TILE] = {few_8_1, NULL, NULL, few_8_4}; /* two and three tokens go one by one */
 
 SS_INLINE void gemv(ss_pack pack, float *y, const uint8_t *w, size_t n_groups, size_t n_blocks, const int8_t *q,
                     const ss_act_block *a) {
