@@ -422,6 +422,7 @@ static int bench_all(bench_args *a) {
   uint32_t counts[MAX_LIST];
   size_t n_counts, n_kernels = 1;
   int code = parse_threads(a->threads, counts, &n_counts);
+  if (code == CODE_OK && !bank_options_fit(&a->bank, "bench", "bank-depth")) code = CODE_USAGE;
   if (code == CODE_OK && (a->skip != NULL) + (a->proportional > 0) + (a->bank.bank != NULL) > 1) {
     say("bench: --skip, --proportional and --bank exclude each other");
     code = CODE_USAGE;
@@ -452,7 +453,7 @@ static int bench_all(bench_args *a) {
 }
 
 int cmd_bench(int argc, char **argv) {
-  bench_args a = {.prefill = 512, .decode = 128, .depth = 480, .repeats = 5, .bank = {.depth = DEFAULT_DEPTH}};
+  bench_args a = {.prefill = 512, .decode = 128, .depth = 480, .repeats = 5};
   const parse_result parsed = parse(&a, argc, argv);
   if (parsed != PARSE_OK) return parsed == PARSE_HELP ? CODE_OK : CODE_USAGE;
   return bench_all(&a);

@@ -277,6 +277,7 @@ static ss_status open_session(chat_state *s, ss_error *err) {
 static int chat(chat_state *s) {
   const chat_args *a = s->args;
   ss_error err = {0};
+  if (!bank_options_fit(&a->bank, "chat", "depth")) return CODE_USAGE;
   if (a->bank.bank && a->session.skip) {
     say("chat: --skip and --bank exclude each other");
     return CODE_USAGE;
@@ -325,7 +326,7 @@ static void chat_free(chat_state *s) {
 }
 
 int cmd_chat(int argc, char **argv) {
-  chat_args a = {.sampling = {.sampler = ss_sampler_defaults(), .max_tokens = 512}, .bank = {.depth = DEFAULT_DEPTH}};
+  chat_args a = {.sampling = {.sampler = ss_sampler_defaults(), .max_tokens = 512}};
   chat_state s = {.args = &a, .terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)};
   setlocale(LC_CTYPE, ""); /* line editing by characters */
   const parse_result parsed = parse(&a, argc, argv);

@@ -191,6 +191,7 @@ static void print_summary(const run_state *s) {
 /* What runs: all but --skip, or what the bank says for this prompt. */
 static int choose_mask(run_state *s, const run_args *a) {
   ss_error err = {0};
+  if (!bank_options_fit(&a->bank, "run", "depth")) return CODE_USAGE;
   if (a->bank.bank && a->session.skip) {
     say("run: --skip and --bank exclude each other");
     return CODE_USAGE;
@@ -244,7 +245,7 @@ static int run(run_state *s, const run_args *a) {
 }
 
 int cmd_run(int argc, char **argv) {
-  run_args a = {.sampling = {.sampler = ss_sampler_defaults(), .max_tokens = 512}, .bank = {.depth = DEFAULT_DEPTH}};
+  run_args a = {.sampling = {.sampler = ss_sampler_defaults(), .max_tokens = 512}};
   run_state s = {0};
   const parse_result parsed = parse(&a, argc, argv);
   int code = parsed == PARSE_HELP ? CODE_OK : CODE_USAGE;

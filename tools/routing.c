@@ -66,8 +66,14 @@ static bool text_is(ss_text text, const char *want) {
   return text.len == strlen(want) && !memcmp(text.data, want, text.len);
 }
 
+bool bank_options_fit(const bank_options *options, const char *name, const char *depth_option) {
+  if (options->bank || (options->depth <= 0 && !options->encoder)) return true;
+  say("%s: --%s needs --bank", name, options->encoder ? "encoder" : depth_option);
+  return false;
+}
+
 ss_status router_open(router *r, const engine *e, const bank_options *options, ss_error *err) {
-  *r = (router){.depth = (double)options->depth};
+  *r = (router){.depth = options->depth > 0 ? (double)options->depth : DEFAULT_DEPTH};
   uint32_t level;
   ss_status status = bank_load(&r->bank, options->bank, e->host, &r->bank_bytes, err);
   if (status != SS_OK) return status;

@@ -20,9 +20,11 @@ void text_encoder_close(text_encoder *t);
 
 typedef struct bank_options {
   const char *bank, *encoder;
-  float depth;
+  float depth; /* 0: not given */
 } bank_options;
-#define DEFAULT_DEPTH 0.875f
+#define DEFAULT_DEPTH 0.875
+/* False, and said so: an option that only a bank has a use for, without one. name: the command's; depth_option: what it calls the depth. */
+bool bank_options_fit(const bank_options *options, const char *name, const char *depth_option);
 
 #define BANK_OPTION(b) \
   {.name = "bank", .text = &(b).bank, .argument = "BANK", .help = "routes the prompt over this mask bank"}
@@ -30,7 +32,7 @@ typedef struct bank_options {
   {.name = option_name,              \
    .real = &(b).depth,               \
    .argument = "D",                  \
-   .min = 0,                         \
+   .min = 0.01,                      \
    .max = 1,                         \
    .help = "share of the blocks' multiply-adds to run at least,\n1: all (default 0.875)"}
 #define ENCODER_OPTION(b)  \
@@ -46,7 +48,7 @@ typedef struct router {
   float *embedding; /* [dim] */
   double depth;
   uint64_t bank_bytes;
-  char note[256];   /* what the user should know, or "" */
+  char note[256]; /* what the user should know, or "" */
 } router;
 
 /* Reads the bank, checks it against the model and opens its encoder. options->bank must be set. */
@@ -55,9 +57,9 @@ void router_close(router *r);
 
 typedef struct routing {
   uint32_t cluster; /* n_clusters: the global mask */
-  uint32_t level;   /* or SS_BANK_DENSE */
+  uint32_t level; /* or SS_BANK_DENSE */
   float distance;
-  double ms;        /* encoder and nearest centroid */
+  double ms; /* encoder and nearest centroid */
   ss_mask mask;
 } routing;
 ss_status route_text(router *r, ss_text prompt, routing *out, ss_error *err);

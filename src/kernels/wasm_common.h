@@ -121,8 +121,8 @@ SS_INLINE ss_tile_io ss_tile_at(size_t t, size_t n_tokens, size_t n_blocks, cons
  * level cache from group to group. */
 SS_INLINE size_t ss_token_stretch(size_t n_left) { return n_left < 96 ? n_left : 64; }
 
-/* A GEMM without a panel, of kernels for n tokens (few[n - 1]; NULL: there is none) that prepare the activations and then pass over
- * the groups. Groups are taken in stretches that stay in the second-level cache while the tokens pass. */
+/* A GEMM without a panel, of kernels for n tokens (few[n - 1]; NULL: there is none) that prepare the activations and
+ * then pass over the groups. Groups are taken in stretches that stay in the second-level cache while the tokens pass. */
 typedef void ss_few_fn(float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks, const int8_t *q,
                        const ss_act_block *a);
 SS_INLINE void ss_gemm_by_tiles(ss_few_fn *const few[SS_TILE], float *y, size_t y_stride, const uint8_t *w,

@@ -141,9 +141,10 @@ describe('banks', { skip }, () => {
     for (const ms of [2, 8, 20, 40]) {
       fs.rmSync(at('killed.state'), { recursive: true, force: true });
       const child = spawn(binary, build('killed.gguf', '--state', at('killed.state')), { stdio: 'ignore' });
+      const ended = new Promise((resolve) => child.on('exit', resolve)); // on a fast machine it ends by itself
       await new Promise((resolve) => setTimeout(resolve, ms));
       child.kill('SIGKILL');
-      await new Promise((resolve) => child.on('exit', resolve));
+      await ended;
       const { code, err } = skipstone(build('killed.gguf', '--state', at('killed.state'), '--resume'));
       assert.equal(code, 0, err);
       assert.deepEqual(fs.readFileSync(at('killed.gguf')), fs.readFileSync(at('again.gguf')));
@@ -168,6 +169,11 @@ describe('banks', { skip }, () => {
     assert.deepEqual(lines.out.trim().split('\n').map((l) => Number(l.split('\t')[0])), [a.routing.cluster, b.routing.cluster]);
     assert.match(skipstone(['route', '-m', model, '--bank', at('bank.gguf'), '']).out, /no cluster: the global mask/);
     fails(['route', '-m', model, 'x'], 2, /no bank/);
+  });
+
+  test('an option that needs a bank is refused without one', () => {
+    fails(['run', '-m', model, '-p', 'x', '--depth', '0.9'], 2, /--depth needs --bank/);
+    fails(['bench', '-m', model, '--bank-depth', '0.9'], 2, /--bank-depth needs --bank/);
   });
 
   test('run takes the mask of the prompt\'s cluster', () => {

@@ -28,7 +28,8 @@ describe('generate', { skip: noModel }, () => {
     assert.deepEqual(result.tokens.slice(0, tokens.length), tokens);
     assert.ok(result.tokens.length - tokens.length <= 1, 'only an end token is not streamed');
     assert.match(result.logitsHash, /^[0-9a-f]{16}$/);
-    assert.deepEqual(result.mask, { blocksRun: 60, blocksTotal: 60, macsSkipped: 0 });
+    assert.deepEqual(result.mask, { blocksRun: 60, blocksTotal: 60, macsSkipped: 0, skip: '' });
+    assert.equal(result.route, null);
     const { timings } = result;
     assert.equal(timings.prefill_tokens + result.cachedTokens, result.promptTokens);
     assert.equal(timings.decode_tokens, result.tokens.length - 1);
