@@ -130,8 +130,8 @@ static void rope_and_store_part(const job *j, size_t first, size_t end, uint32_t
   ss_session *s = j->s;
   const ss_config *c = &s->model->config;
   const size_t dim = c->head_dim, blocks = dim / SS_COLS, group = c->n_heads / c->n_kv_heads;
-  int8_t *q8 = s->head_q + thread * 2 * dim;
-  ss_act_block *b8 = s->head_b + thread * 2 * blocks;
+  int8_t *q8 = s->head_q + thread * dim;
+  ss_act_block *b8 = s->head_b + thread * blocks;
   for (size_t t = first; t < end; t++) {
     const size_t position = s->length + t, lane = position % SS_ROWS;
     const float *cosine = s->cosine + t * (c->n_rot / 2), *sine = s->sine + t * (c->n_rot / 2);

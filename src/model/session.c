@@ -44,8 +44,8 @@ static void lay_out(ss_arena *arena, ss_session *s, const ss_model *m, const ss_
   s->scores = ss_carve(arena, n_threads * scores_each, sizeof *s->scores);
   s->head_y_each = 2 * T * SS_HEAD_ROWS;
   s->head_y = ss_carve(arena, n_threads * s->head_y_each, sizeof *s->head_y);
-  s->head_q = ss_carve(arena, n_threads * 2 * dim, sizeof *s->head_q);
-  s->head_b = ss_carve(arena, n_threads * 2 * (dim / SS_COLS), sizeof *s->head_b);
+  s->head_q = ss_carve(arena, n_threads * dim, sizeof *s->head_q);
+  s->head_b = ss_carve(arena, n_threads * (dim / SS_COLS), sizeof *s->head_b);
 }
 
 /* What lay_out counts; SIZE_MAX when it does not fit. */

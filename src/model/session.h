@@ -33,7 +33,7 @@ struct ss_session {
   uint32_t n_logits;
   uint32_t n;     /* tokens of the chunk in flight; 0: none started */
   uint32_t block; /* the next block of the chunk; n_blocks is the output head */
-  bool active, failed;
+  bool active;
 
   /* buffers for one chunk; T = chunk */
   float *h;        /* [T][n_embd] the residual stream */
@@ -55,7 +55,7 @@ struct ss_session {
   size_t scores_each; /* floats of one thread */
   float *head_y; /* [n_threads][2 * T][SS_HEAD_ROWS] */
   size_t head_y_each; /* floats of one thread */
-  int8_t *head_q; /* [n_threads][2 * head_dim] a key or value being quantised */
+  int8_t *head_q; /* [n_threads][head_dim] a key or value being quantised */
   ss_act_block *head_b;
 };
 
