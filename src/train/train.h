@@ -83,6 +83,32 @@ typedef struct ss_estimate {
 ss_status ss_bootstrap(ss_estimate *out, const double *sums, const double *weights, const uint32_t *strata, uint32_t n,
                        uint32_t n_strata, uint32_t resamples, uint64_t seed, const ss_host *host, ss_error *err);
 
+/* ---- budgets ---- */
+
+/* The blocks' MACs in units, the greatest common divisor of them: what a mask skips is counted in these. */
+typedef struct ss_budget {
+  uint32_t *costs; /* [n_blocks] in units */
+  uint8_t *reachable; /* [total + 1] scratch: sums that can be made */
+  uint64_t unit, total; /* MACs of a unit; units of all blocks */
+  uint32_t n_blocks;
+} ss_budget;
+
+/* costs[n_blocks] in MACs, none 0. SS_E_UNSUPPORTED: more than 2^24 units. */
+ss_status ss_budget_create(ss_budget *out, const uint64_t *costs, uint32_t n_blocks, const ss_host *host,
+                           ss_error *err);
+void ss_budget_free(ss_budget *budget, const ss_host *host);
+
+uint64_t ss_budget_skipped(const ss_budget *budget, const ss_mask *mask); /* units */
+/* A level's budget for masks within `mask`: of the sums that its blocks can make on top of what it skips, the nearest to the
+ * level's share of all units; halves go up: 7.5 units mean 8. */
+uint64_t ss_budget_target(ss_budget *budget, const ss_mask *mask, double level);
+/* fits[n_blocks]: which blocks of `from` may be the next, so that exactly `left` units can still be made of `from`. */
+void ss_budget_fitting(ss_budget *budget, const ss_mask *from, uint64_t left, bool *fits);
+/* Moves random blocks of exactly `left` units out of `from` and into `taken`. False: no such sum, with some moved. */
+bool ss_budget_draw(ss_budget *budget, ss_mask *from, uint64_t left, ss_mask *taken, ss_rng *rng);
+/* Skips the blocks with the least score per unit until the mask skips `units`, a target of it. Ties: the lower block. */
+void ss_budget_fill(ss_budget *budget, ss_mask *mask, const double *scores, uint64_t units);
+
 /* ---- greedy removal ---- */
 
 /* The loss of `mask`; base is the mask that it differs from in one block, so that a cache can be kept. */
