@@ -34,7 +34,7 @@ export async function load(source, options = {}) {
   for (const name of /** @type {const} */ (['bank', 'encoder']))
     if (options?.[name] !== undefined) files[name] = file(name, options[name]);
   const resolved = typeof options === 'object' ? { ...options, ...files } : options;
-  return Loaded.load(new URL('./worker.js', import.meta.url), file('source', source), resolved);
+  return Loaded.load({ url: new URL('./worker.js', import.meta.url) }, file('source', source), resolved);
 }
 
 /** @param {string} what @param {unknown} source */

@@ -16,18 +16,20 @@ import { SetupError, announce, hashOf, root, runStep, textOf, which, writeWhole 
 const wasmPresets = ['wasm-simd128', 'wasm-simd128-threads', 'wasm-relaxed', 'wasm-relaxed-threads'];
 const stepNames = ['packages', 'npm', 'models', 'build', 'test'];
 
-/** @param {import('./setup/steps.mjs').Step} step @param {boolean} dev */
-async function installNpm(step, dev) {
-  // A tree with the development packages serves both; it is not thinned out again.
+/** @param {import('./setup/steps.mjs').Step} step */
+async function installNpm(step) {
   const stamp = 'node_modules/.skipstone';
   const wanted = hashOf(textOf('package-lock.json'));
-  const have = textOf(stamp);
-  if (have === `${wanted} all` || (!dev && have === `${wanted} runtime`)) return 'up to date';
-  const npm = process.env.npm_execpath;
-  const args = ['ci', '--no-audit', '--no-fund', ...(dev ? [] : ['--omit=dev'])];
-  if (npm) await step.run(process.env.npm_node_execpath ?? process.execPath, [npm, ...args]);
-  else await step.run('npm', args);
-  writeWhole(stamp, `${wanted} ${dev ? 'all' : 'runtime'}`);
+  const there = textOf(stamp) === wanted;
+  if (!there) {
+    const npm = process.env.npm_execpath;
+    const args = ['ci', '--no-audit', '--no-fund'];
+    if (npm) await step.run(process.env.npm_node_execpath ?? process.execPath, [npm, ...args]);
+    else await step.run('npm', args);
+    writeWhole(stamp, wanted);
+  }
+  const { vendor } = await import('./vendor.mjs');
+  return (await vendor()) && there ? 'up to date' : undefined;
 }
 
 /** Optional things that CMake looks for once, when it configures. */
@@ -118,8 +120,7 @@ async function main() {
   for (const name of only ?? []) {
     if (!stepNames.includes(name)) throw new SetupError(`--only ${name}: want one of ${stepNames.join(', ')}`);
   }
-  const major = Number(process.versions.node.split('.')[0]);
-  if (major < 20) throw new SetupError(`Node.js ${process.versions.node} is too old: want 20 or newer`);
+  if (!process.getBuiltinModule) throw new SetupError(`Node.js ${process.versions.node} is too old: want 20.16 or newer`);
   process.chdir(root);
 
   const test = values.test === true;
@@ -128,7 +129,7 @@ async function main() {
     const pip = !models.every(modelPresent);
     await runStep('system packages', (step) => installPackages(step, { pip, test }));
   }
-  if (wants('npm')) await runStep('npm packages', (step) => installNpm(step, test));
+  if (wants('npm')) await runStep('npm packages', installNpm);
   if (wants('models')) for (const model of models) await runStep(`model ${model.name}`, (step) => fetchModel(step, model));
   if (wants('build')) {
     await runStep('native build', (step) => build(step, 'release', { facts: [optional()], target: 'skipstone' }));

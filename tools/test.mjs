@@ -46,12 +46,15 @@ function ctest(preset) {
   return { passed: Number(found[2]) - failed, failed, output };
 }
 
-/** The tests of a folder (its *.test.js and *.test.mjs) under the given Node.js. @param {string} node @param {string} folder @returns {Result} */
-function nodeTests(node, folder) {
+/**
+ * The tests of a folder (its *.test.js and *.test.mjs) under the given Node.js.
+ * @param {string} node @param {string} folder @param {string[]} [options] @returns {Result}
+ */
+function nodeTests(node, folder, options = []) {
   const there = fs.existsSync(path.join(root, folder)) ? fs.readdirSync(path.join(root, folder)) : [];
   const files = there.filter((name) => /\.test\.m?js$/.test(name)).sort();
   if (files.length === 0) return { passed: 0, failed: 0, output: '', skipped: `no tests in ${folder}` };
-  const { ok, output } = run(node, ['--test', '--test-reporter=spec', ...files.map((name) => `${folder}/${name}`)]);
+  const { ok, output } = run(node, ['--test', '--test-reporter=spec', ...options, ...files.map((name) => `${folder}/${name}`)]);
   const count = (/** @type {string} */ what) => Number(new RegExp(`^ℹ ${what} (\\d+)$`, 'm').exec(output)?.[1] ?? 0);
   return { passed: count('pass'), failed: Math.max(count('fail') + count('cancelled'), ok ? 0 : 1), output };
 }
@@ -69,6 +72,7 @@ const suites = {
   'command line': () => nodeTests(process.execPath, 'tests/cli'),
   js: () => nodeTests(process.execPath, 'tests/js'),
   ...(other && other !== process.execPath ? { 'js in a Node with relaxed SIMD': () => nodeTests(other, 'tests/js') } : {}),
+  browser: () => nodeTests(process.execPath, 'tests/browser', ['--test-concurrency=1']), // a browser is busy enough
 };
 
 const wanted = process.argv.slice(2);

@@ -14,6 +14,12 @@ const ERROR_AT = 256; // io.error in exports.c
 const MASK_BYTES = 128; // sizeof(ss_mask)
 const NOTE_BYTES = 512;
 const FEED_BYTES = 4 << 20;
+const here = import.meta.url;
+/** @type {import('./platform.js').WorkerFile} */
+const POOL_WORKER = {
+  url: new URL('./pool-worker.js', here),
+  start: (options) => new Worker(new URL('./pool-worker.js', import.meta.url), options),
+};
 export const TOKENIZE = { SPECIAL: 1, BOS: 2 };
 
 /**
@@ -124,7 +130,7 @@ export class Engine {
             reject(error);
             onEnd(error.message);
           };
-          const helper = spawn(new URL('./pool-worker.js', import.meta.url), `skipstone helper ${index}`, {
+          const helper = spawn(POOL_WORKER, `skipstone helper ${index}`, {
             onMessage: (message) => {
               if (message.type === 'ready') helper.post({ module, memory, index, stack });
               else if (message.type === 'joined') resolve();

@@ -45,13 +45,13 @@ class Client {
   #nextId = 1;
   /** @type {(memory: any) => void} */ onMemory = () => {};
 
-  /** @param {URL | string} workerUrl */
-  constructor(workerUrl) {
+  /** @param {import('./platform.js').WorkerFile} worker */
+  constructor(worker) {
     /** @type {any[]} */
     let waiting = [];
     /** @type {(message: any) => void} */
     this.post = (message) => void waiting.push(message);
-    this.#worker = spawn(workerUrl, 'skipstone engine', {
+    this.#worker = spawn(worker, 'skipstone engine', {
       onMessage: (message) => {
         if (message.type === 'ready') {
           this.post = (next) => this.#worker.post(next);
@@ -212,11 +212,11 @@ export class Llm {
   }
 
   /**
-   * @param {URL | string} workerUrl
+   * @param {import('./platform.js').WorkerFile} worker unless the options name another
    * @param {unknown} source as the worker reads it
    * @param {LoadOptions} options
    */
-  static async load(workerUrl, source, options) {
+  static async load(worker, source, options) {
     checkLoadOptions(options);
     const { threads, variant, sharedMemory, wasmUrl, contextSize = 0, skip = '', onProgress, signal } = options;
     const { bank, encoder, depth = DEFAULT_DEPTH, policy = 'session' } = options;
@@ -226,7 +226,7 @@ export class Llm {
       }
     }
     if (signal?.aborted) throw abortError(signal);
-    const client = new Client(options.workerUrl ?? workerUrl);
+    const client = new Client(options.workerUrl === undefined ? worker : { url: options.workerUrl });
     /** @type {any} */
     let memory;
     client.onMemory = (m) => (memory = m);

@@ -11,6 +11,11 @@
  * @property {() => Promise<void>} terminate
  * @property {(busy: boolean) => void} keepAlive  Whether the process must stay for it (Node).
  *
+ * @typedef {object} WorkerFile
+ * @property {URL | string} url
+ * @property {(options: WorkerOptions) => Worker} [start]  In a browser. `new Worker(new URL('./x.js', import.meta.url), ...)`
+ *   must stand there literally: that is how bundlers know a worker from an asset. `url` is then made from a variable.
+ *
  * @typedef {object} SpawnEvents
  * @property {(message: any) => void} onMessage
  * @property {(reason: string) => void} onEnd  It crashed or ended, and not by terminate().
@@ -21,26 +26,26 @@
 const process = /** @type {any} */ (globalThis).process;
 export const isNode = typeof process?.versions?.node === 'string' && !process.versions.electron;
 
-/** A specifier that bundlers for the web leave alone. @param {string} name */
-const builtin = (name) => import(/* webpackIgnore: true */ /* @vite-ignore */ `node:${name}`);
+/** A module of Node's. No import: bundlers for the web would look for it. @param {string} name */
+const builtin = (name) => process.getBuiltinModule(`node:${name}`);
 
 /** @type {WorkerThreads | undefined} */
-const threads = isNode ? await builtin('worker_threads') : undefined;
+const threads = isNode ? builtin('worker_threads') : undefined;
 
 /** How many threads can run at once here. */
 export async function availableThreads() {
-  if (isNode) return /** @type {typeof import('node:os')} */ (await builtin('os')).availableParallelism();
+  if (isNode) return /** @type {typeof import('node:os')} */ (builtin('os')).availableParallelism();
   return globalThis.navigator?.hardwareConcurrency ?? 1;
 }
 
 /**
  * Starts a module worker.
- * @param {URL | string} url
+ * @param {WorkerFile} file
  * @param {string} name
  * @param {SpawnEvents} events
  * @returns {Spawned}
  */
-export function spawn(url, name, { onMessage, onEnd }) {
+export function spawn({ url, start = (options) => new Worker(url, options) }, name, { onMessage, onEnd }) {
   let ended = false;
   /** @param {string} reason */
   const end = (reason) => {
@@ -62,7 +67,7 @@ export function spawn(url, name, { onMessage, onEnd }) {
       keepAlive: (busy) => (busy ? worker.ref() : worker.unref()),
     };
   }
-  const worker = new Worker(url, { type: 'module', name });
+  const worker = start({ type: 'module', name });
   worker.onmessage = (event) => onMessage(event.data);
   worker.onmessageerror = () => end('a message could not be read');
   worker.onerror = (event) => {
@@ -126,7 +131,7 @@ export const yieldToMessages = (() => {
  */
 export async function readUrl(url) {
   if (isNode && url.protocol === 'file:') {
-    const { readFile } = /** @type {typeof import('node:fs/promises')} */ (await builtin('fs/promises'));
+    const { readFile } = /** @type {typeof import('node:fs/promises')} */ (builtin('fs/promises'));
     return new Uint8Array(await readFile(url));
   }
   const response = await fetch(url);

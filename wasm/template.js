@@ -1,5 +1,5 @@
 /** Chat templates: the model's own Jinja, from `tokenizer.chat_template` of its file. */
-import { Template } from '@huggingface/jinja';
+import { Template } from './vendor/jinja.js';
 import { SkipstoneError } from './errors.js';
 
 /**

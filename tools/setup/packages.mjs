@@ -62,6 +62,18 @@ export function findPip() {
   return '';
 }
 
+const chromiums = ['chromium', 'chromium-browser', 'google-chrome', 'chrome'];
+
+/** A browser for the tests: SKIPSTONE_CHROMIUM, or the first known name on PATH; '' if there is none. */
+export function findChromium() {
+  return process.env.SKIPSTONE_CHROMIUM ?? chromiums.map(which).find(Boolean) ?? '';
+}
+
+/** The same for the smoke test in Firefox, by SKIPSTONE_FIREFOX; set-up installs none. */
+export function findFirefox() {
+  return process.env.SKIPSTONE_FIREFOX ?? ['firefox-esr', 'firefox'].map(which).find(Boolean) ?? '';
+}
+
 /** The Debian packages' include and library folder names end in this. */
 const triplets = ['x86_64-linux-gnu', 'aarch64-linux-gnu'];
 
@@ -99,6 +111,7 @@ export function needs({ pip, test }) {
         present: () => which('aarch64-linux-gnu-gcc') !== '',
         packages: () => ['gcc-aarch64-linux-gnu', 'libc6-dev-arm64-cross'],
       },
+      { what: 'Chromium', present: () => findChromium() !== '', packages: () => ['chromium'], optional: true },
       { what: 'qemu-user', present: () => which('qemu-aarch64') !== '', packages: () => ['qemu-user'] },
     );
   }

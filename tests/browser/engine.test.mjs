@@ -1,0 +1,61 @@
+/** The core in a page: each module, with and without threads, under the strictest policy that runs WebAssembly. */
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { STRICT_CSP } from '../../tools/static_server.mjs';
+import { MODEL, chromium, noBrowser, noModel } from './browser.js';
+
+const browser = chromium();
+
+/**
+ * Loads the model on a page, answers one question greedily.
+ * @param {import('playwright-core').Page} page @param {object} options of load
+ */
+const ask = (page, options) =>
+  page.evaluate(
+    async ({ model, options }) => {
+      const { Llm } = await import(/** @type {string} */ ('/wasm/llm.js'));
+      const llm = await Llm.load({ url: '/tests/browser/url-worker.js' }, { url: model }, options);
+      const messages = [{ role: 'user', content: 'What is 2 plus 2?' }];
+      const generation = llm.generate({ messages }, { temperature: 0, maxTokens: 40 });
+      let streamed = '';
+      for await (const { text } of generation) streamed += text;
+      const { text, logitsHash } = await generation.result;
+      const { module } = llm.info;
+      await llm.free();
+      return { text, streamed, logitsHash, module };
+    },
+    { model: MODEL, options },
+  );
+
+test('a page is isolated or not, as the server says', { skip: noBrowser }, async (t) => {
+  for (const isolated of [true, false]) {
+    const { page } = await browser.open(t, { isolated });
+    assert.equal(await page.evaluate(() => globalThis.crossOriginIsolated), isolated);
+  }
+});
+
+describe('an answer on a page', { skip: noModel }, () => {
+  /** @type {Set<string>} */
+  const hashes = new Set();
+  for (const variant of /** @type {const} */ (['simd128', 'relaxed'])) {
+    test(`${variant}, isolated, two threads, strict policy`, async (t) => {
+      const { page } = await browser.open(t, { csp: STRICT_CSP });
+      const { text, streamed, logitsHash, module } = await ask(page, { variant, threads: 2, contextSize: 512 });
+      assert.equal(text, 'The answer to this classic math problem is 4.');
+      assert.equal(streamed, text);
+      assert.deepEqual({ variant: module.variant, threads: module.threads }, { variant, threads: 2 });
+      hashes.add(logitsHash);
+    });
+
+    test(`${variant}, not isolated: one thread, and the reason`, async (t) => {
+      const { page } = await browser.open(t, { isolated: false });
+      const { text, logitsHash, module } = await ask(page, { variant, contextSize: 512 });
+      assert.equal(text, 'The answer to this classic math problem is 4.');
+      assert.equal(module.threads, 1);
+      assert.match(module.threadsReason, /cross-origin isolated/);
+      hashes.add(logitsHash);
+    });
+  }
+
+  test('the logits are the same in all four', () => assert.equal(hashes.size, 1, [...hashes].join()));
+});
