@@ -1,9 +1,11 @@
 /* Bootstrap intervals. Each resample draws with a generator of its own, seeded by its number: the same for any number
  * of threads. */
+#include <math.h>
+
 #include "train/train.h"
 
 typedef struct job {
-  const double *sums, *weights;
+  const double *sums, *below, *weights; /* below: the sums of a ratio's second mean, or NULL */
   const uint32_t *order;  /* [n] items by stratum */
   const uint32_t *starts; /* [n_strata + 1] */
   uint32_t n_strata, resamples;
@@ -11,24 +13,32 @@ typedef struct job {
   double *values;         /* [resamples] */
 } job;
 
+/* From the sums of the strata's means. */
+static double value_of(const job *j, double mean, double mean_below) {
+  if (!j->below) return mean / j->n_strata;
+  return mean_below != 0.0 ? mean / mean_below : mean == 0.0 ? 1.0 : mean > 0.0 ? HUGE_VAL : -HUGE_VAL;
+}
+
 static void resample_part(void *arg, uint32_t part, uint32_t n_parts) {
   const job *j = arg;
   size_t first, end;
   ss_part(j->resamples, part, n_parts, &first, &end);
   for (size_t r = first; r < end; r++) {
     ss_rng rng = ss_rng_seed(j->seed + r * UINT64_C(0x9e3779b97f4a7c15));
-    double mean = 0.0;
+    double mean = 0.0, mean_below = 0.0;
     for (uint32_t s = 0; s < j->n_strata; s++) {
       const uint32_t start = j->starts[s], n = j->starts[s + 1] - start;
-      double sum = 0.0, weight = 0.0;
+      double sum = 0.0, sum_below = 0.0, weight = 0.0;
       for (uint32_t i = 0; i < n; i++) {
         const uint32_t item = j->order[start + ss_rng_below(&rng, n)];
         sum += j->sums[item];
+        if (j->below) sum_below += j->below[item];
         weight += j->weights[item];
       }
       mean += sum / weight;
+      mean_below += sum_below / weight;
     }
-    j->values[r] = mean / j->n_strata;
+    j->values[r] = value_of(j, mean, mean_below);
   }
 }
 
@@ -60,11 +70,11 @@ static double quantile(const double *x, uint32_t n, double q) {
   return below + 1 < n ? x[below] + (at - below) * (x[below + 1] - x[below]) : x[n - 1];
 }
 
-ss_status ss_bootstrap(ss_estimate *out, const double *sums, const double *weights, const uint32_t *strata, uint32_t n,
-                       uint32_t n_strata, uint32_t resamples, uint64_t seed, const ss_host *host, ss_error *err) {
+static ss_status bootstrap(ss_estimate *out, job j, const uint32_t *strata, uint32_t n, const ss_host *host,
+                           ss_error *err) {
+  const uint32_t n_strata = j.n_strata, resamples = j.resamples;
   *out = (ss_estimate){0};
   if (n == 0 || n_strata == 0 || resamples < 2) return ss_fail(err, SS_E_ARGUMENT, "bootstrap: nothing to resample");
-  job j = {.sums = sums, .weights = weights, .n_strata = n_strata, .resamples = resamples, .seed = seed};
   uint32_t *order = NULL, *starts = NULL;
   uint8_t *memory = NULL;
   size_t bytes = 0;
@@ -78,19 +88,21 @@ ss_status ss_bootstrap(ss_estimate *out, const double *sums, const double *weigh
       return ss_fail(err, SS_E_MEMORY, "bootstrap: the host refused %zu bytes", bytes);
   }
   ss_status status = SS_OK;
-  double mean = 0.0;
+  double mean = 0.0, mean_below = 0.0;
   uint32_t at = 0;
   for (uint32_t s = 0; status == SS_OK && s < n_strata; s++) {
-    double sum = 0.0, weight = 0.0;
+    double sum = 0.0, sum_below = 0.0, weight = 0.0;
     starts[s] = at;
     for (uint32_t i = 0; i < n; i++) {
       if (strata[i] != s) continue;
       order[at++] = i;
-      sum += sums[i];
-      weight += weights[i];
+      sum += j.sums[i];
+      if (j.below) sum_below += j.below[i];
+      weight += j.weights[i];
     }
     if (at == starts[s] || !(weight > 0.0)) status = ss_fail(err, SS_E_ARGUMENT, "bootstrap: stratum %u is empty", s);
     mean += sum / weight;
+    mean_below += sum_below / weight;
   }
   starts[n_strata] = at;
   j.order = order;
@@ -98,8 +110,22 @@ ss_status ss_bootstrap(ss_estimate *out, const double *sums, const double *weigh
   if (status == SS_OK) {
     ss_host_parallel(host, (uint32_t)ss_min(host->n_threads, resamples), resample_part, &j);
     sort(j.values, resamples);
-    *out = (ss_estimate){mean / n_strata, quantile(j.values, resamples, 0.025), quantile(j.values, resamples, 0.975)};
+    *out = (ss_estimate){value_of(&j, mean, mean_below), quantile(j.values, resamples, 0.025),
+                         quantile(j.values, resamples, 0.975)};
   }
   ss_host_free(host, memory, bytes);
   return status;
+}
+
+ss_status ss_bootstrap(ss_estimate *out, const double *sums, const double *weights, const uint32_t *strata, uint32_t n,
+                       uint32_t n_strata, uint32_t resamples, uint64_t seed, const ss_host *host, ss_error *err) {
+  const job j = {.sums = sums, .weights = weights, .n_strata = n_strata, .resamples = resamples, .seed = seed};
+  return bootstrap(out, j, strata, n, host, err);
+}
+
+ss_status ss_bootstrap_ratio(ss_estimate *out, const double *a, const double *b, const double *weights,
+                             const uint32_t *strata, uint32_t n, uint32_t n_strata, uint32_t resamples, uint64_t seed,
+                             const ss_host *host, ss_error *err) {
+  const job j = {.sums = a, .below = b, .weights = weights, .n_strata = n_strata, .resamples = resamples, .seed = seed};
+  return bootstrap(out, j, strata, n, host, err);
 }

@@ -178,18 +178,24 @@ static float *kept_stream(const ss_loss *l, uint32_t i, uint32_t window) {
   return l->cache + (i * l->n_tokens + (l->windows.starts[window] - l->windows.starts[0])) * l->model->config.n_embd;
 }
 
+/* Puts a window's tokens into the residual stream, at position 0; returns how many. */
+static size_t start_window(ss_loss *l, uint32_t window) {
+  ss_session *s = l->session;
+  s->tokens = l->windows.tokens + l->windows.starts[window];
+  s->n_done = 0;
+  s->length = 0;
+  s->n = (uint32_t)window_length(&l->windows, window);
+  ss_run_embedding(s); /* also the rotations of this chunk's positions */
+  return s->n;
+}
+
 /* Runs the blocks of mask on a window, from the boundary before its first difference to the base; keep: stores the
  * boundaries behind that. */
 static void run_window(ss_loss *l, uint32_t window, const ss_mask *mask, uint32_t first_different, bool keep) {
   ss_session *s = l->session;
   const uint32_t n_blocks = 2 * l->model->config.n_layers, stride = 2 * l->stride_layers;
-  const size_t length = window_length(&l->windows, window), n_stream = length * l->model->config.n_embd;
+  const size_t length = start_window(l, window), n_stream = length * l->model->config.n_embd;
   const uint32_t kept = (uint32_t)ss_min(first_different / stride, l->n_kept); /* boundaries at or before it */
-  s->tokens = l->windows.tokens + l->windows.starts[window];
-  s->n_done = 0;
-  s->length = 0;
-  s->n = (uint32_t)length;
-  ss_run_embedding(s); /* also the rotations of this chunk's positions */
   if (kept) memcpy(s->h, kept_stream(l, kept - 1, window), n_stream * sizeof *s->h);
   for (uint32_t block = kept * stride; block < n_blocks; block++) {
     if (keep && block % stride == 0 && block > kept * stride && block / stride <= l->n_kept)
@@ -246,6 +252,37 @@ ss_status ss_loss_of(ss_loss *l, const ss_mask *mask, double *nll, ss_error *err
     for (uint32_t k = 0; k < n_rows; k++) sum += l->nll[k];
   }
   *nll = sum / l->n_scored;
+  return SS_OK;
+}
+
+static double cosine(const float *a, const float *b, size_t n) {
+  double aa = 0.0, bb = 0.0, ab = 0.0;
+  for (size_t i = 0; i < n; i++) {
+    aa += (double)a[i] * (double)a[i];
+    bb += (double)b[i] * (double)b[i];
+    ab += (double)a[i] * (double)b[i];
+  }
+  return aa > 0.0 && bb > 0.0 ? ab / sqrt(aa * bb) : 1.0;
+}
+
+ss_status ss_loss_influence(ss_loss *l, double *scores, ss_error *err) {
+  ss_session *s = l->session;
+  const size_t n_embd = l->model->config.n_embd, bytes = l->longest * n_embd * sizeof(float);
+  const uint32_t n_blocks = 2 * l->model->config.n_layers;
+  float *before = ss_host_alloc(&l->host, bytes);
+  if (!before) return ss_fail(err, SS_E_MEMORY, "influence: the host refused %zu bytes", bytes);
+  for (uint32_t block = 0; block < n_blocks; block++) scores[block] = 0.0;
+  for (uint32_t i = 0; i < l->windows.n; i++) {
+    const size_t length = start_window(l, i);
+    for (uint32_t block = 0; block < n_blocks; block++) {
+      memcpy(before, s->h, length * n_embd * sizeof *before);
+      ss_run_block(s, block);
+      l->work.block_tokens += length;
+      for (size_t t = 0; t < length; t++) scores[block] += cosine(before + t * n_embd, s->h + t * n_embd, n_embd);
+    }
+  }
+  for (uint32_t block = 0; block < n_blocks; block++) scores[block] = 1.0 - scores[block] / (double)l->n_tokens;
+  ss_host_free(&l->host, before, bytes);
   return SS_OK;
 }
 

@@ -62,6 +62,10 @@ ss_status ss_loss_set_base(ss_loss *loss, const ss_mask *mask, ss_error *err);
 /* Mean NLL in nats per scored token. The same bits with and without a base. */
 ss_status ss_loss_of(ss_loss *loss, const ss_mask *mask, double *nll, ss_error *err);
 
+/* Block influence (ShortGPT, arXiv 2403.03853): scores[n_blocks], of each block 1 less the mean cosine of the residual
+ * stream before and after it, over all tokens, with every block running. */
+ss_status ss_loss_influence(ss_loss *loss, double *scores, ss_error *err);
+
 typedef struct ss_loss_work {
   uint64_t block_tokens, head_tokens; /* tokens that went through a block (one each), and through the head */
 } ss_loss_work;
@@ -82,6 +86,12 @@ typedef struct ss_estimate {
  * resampling the n items within their stratum. Paired when the sums are differences. Every stratum has an item. */
 ss_status ss_bootstrap(ss_estimate *out, const double *sums, const double *weights, const uint32_t *strata, uint32_t n,
                        uint32_t n_strata, uint32_t resamples, uint64_t seed, const ss_host *host, ss_error *err);
+
+/* The ratio of two such means, that of a over that of b, resampled together. Where the mean of b can be near 0 the interval
+ * says little. */
+ss_status ss_bootstrap_ratio(ss_estimate *out, const double *a, const double *b, const double *weights,
+                             const uint32_t *strata, uint32_t n, uint32_t n_strata, uint32_t resamples, uint64_t seed,
+                             const ss_host *host, ss_error *err);
 
 /* ---- budgets ---- */
 
@@ -150,6 +160,46 @@ typedef struct ss_greedy_result {
  * only blocks that could still be best are measured again. */
 ss_status ss_greedy(ss_greedy_result *out, const ss_greedy_options *options, const ss_host *host, ss_error *err);
 void ss_greedy_free(ss_greedy_result *result, const ss_host *host);
+
+/* ---- evolution ---- */
+
+/* A random mask that skips exactly `units`. False: no blocks have that sum. */
+bool ss_mask_random(ss_mask *mask, ss_budget *budget, uint64_t units, ss_rng *rng);
+
+/* The loss of `mask` at a stage of the selection: the first has the least text, the last all of it. base: the parent. */
+typedef ss_status ss_evolution_loss(void *ctx, uint32_t stage, const ss_mask *mask, const ss_mask *base, double *loss,
+                                    ss_error *err);
+typedef struct ss_evolution_progress {
+  uint32_t generation, generations, n_losses;
+  double loss; /* of the parent */
+} ss_evolution_progress;
+/* Called before each loss: false ends the search with SS_E_STATE "stopped". */
+typedef bool ss_evolution_watch(void *ctx, const ss_evolution_progress *progress);
+
+typedef struct ss_evolution_options {
+  ss_budget *budget;
+  uint64_t units; /* that every mask skips, exactly */
+  const ss_mask *start; /* the first parent; NULL: the best of `offspring` random masks */
+  uint32_t generations, offspring;
+  const uint32_t *survivors; /* [n_stages - 1] how many go on from each stage but the last, which leaves one */
+  uint32_t n_stages;
+  uint64_t seed;
+  ss_evolution_loss *loss;
+  ss_evolution_watch *watch; /* may be NULL */
+  void *ctx;
+} ss_evolution_options;
+
+typedef struct ss_evolution_result {
+  ss_mask mask;
+  double loss, first_loss; /* of mask and of the first parent, on all text */
+  uint32_t n_losses, n_improved; /* losses of all stages; generations that beat their parent */
+} ss_evolution_result;
+
+/* EvoPress (arXiv 2410.14649): each generation makes offspring of one parent by level switches (a block changes sides, others
+ * of the same cost change back), selects them in stages, and takes the best if it beats the parent on all text. At most
+ * (generations + 1) * (offspring + the survivors' sum) losses. */
+ss_status ss_evolution(ss_evolution_result *out, const ss_evolution_options *options, const ss_host *host,
+                       ss_error *err);
 
 /* ---- writing a bank ---- */
 
