@@ -12,13 +12,11 @@
 #include "commands.h"
 #include "example_prompts.h"
 #include "mask.h"
-#include "state.h"
-#include "windows.h"
+#include "mask_losses.h"
 
 #define MAX_FILES 256
 #define MAX_LEVELS 64
-#define CACHE_BYTES ((size_t)256 << 20) /* residual streams of the mask that a search stands on */
-#define SAY_EVERY_MS 60000              /* where no terminal is */
+#define SAY_EVERY_MS 60000 /* where no terminal is */
 
 typedef struct bank_args {
   engine_options engine;
@@ -104,7 +102,8 @@ static parse_result parse(bank_args *a, int argc, char **argv) {
       .about =
           "Makes a mask bank: clusters the corpus by its prompts, and removes blocks greedily by loss per\n"
           "multiply-add, for the whole corpus and for each cluster, until every level's budget is met exactly.\n"
-          "Ctrl-C and a kill lose nothing but the loss that was being measured: --resume goes on.",
+          "Ctrl-C and a kill lose nothing but the loss that was being measured: --resume goes on.\n"
+          "Other masks to compare with: skipstone bank baseline --help.",
       .examples =
           "  skipstone bank build -m model.gguf --corpus *.train.jsonl -k 8 --out bank.gguf\n"
           "  skipstone bank build -m model.gguf --corpus all.jsonl --encoder minilm.gguf --out bank.gguf --resume\n"
@@ -142,47 +141,28 @@ typedef struct build {
 typedef struct search {
   build *b;
   uint32_t job; /* 0: global, else cluster job - 1 */
-  window_set windows;
-  state state;
-  ss_loss *loss; /* made when a loss is not known yet */
+  mask_losses losses;
   progress_line progress;
   double last_said_ms;
-  bool stopped;
 } search;
 
 static uint32_t index_of_job(const build *b, uint32_t job) { return job == 0 ? b->clusters.k : job - 1; }
 
 static ss_status loss_of(void *ctx, const ss_mask *mask, const ss_mask *base, double *loss, ss_error *err) {
   search *s = ctx;
-  const uint64_t hash = ss_fnv1a(SS_FNV_START, mask->bits, sizeof mask->bits), key = hash ? hash : 1;
-  const double *known = state_find(&s->state, key);
-  if (known) {
-    *loss = known[0];
-    s->b->n_known++;
-    return SS_OK;
-  }
-  const ss_windows windows = window_set_face(&s->windows);
-  const double start = now_ms();
-  ss_status status = SS_OK;
-  if (!s->loss) status = ss_loss_create(&s->loss, s->b->engine.model, &windows, CACHE_BYTES, s->b->engine.host, err);
-  if (status == SS_OK) status = ss_loss_set_base(s->loss, base, err);
-  if (status == SS_OK) status = ss_loss_of(s->loss, mask, loss, err);
-  if (status != SS_OK) return status;
-  s->b->measured_ms += now_ms() - start;
-  s->b->measured_tokens += s->windows.tokens.n;
-  s->b->n_measured++;
-  return state_add(&s->state, key, (const double[STATE_VALUES]){*loss}, err);
+  return mask_losses_of(&s->losses, 0, mask, base, loss, err);
 }
 
 /* Seconds to go, by what a loss took so far and how many a search took or will take about. */
 static double seconds_left(const search *s, const ss_greedy_progress *p) {
   const build *b = s->b;
-  const double ms_each_token = b->measured_tokens ? b->measured_ms / (double)b->measured_tokens : 0;
+  const uint64_t n_tokens = b->measured_tokens + s->losses.measured_tokens;
+  const double ms_each_token = n_tokens ? (b->measured_ms + s->losses.measured_ms) / (double)n_tokens : 0;
   const double guess =
       1.0 + b->engine.info.n_blocks * 1.0 + (b->args->leave_one_out ? b->n_levels : 1.5 * (double)p->target);
   const double each = b->n_done ? (double)b->n_losses_done / b->n_done : guess;
   const double here = each > p->n_losses ? each - p->n_losses : 0, later = each * (b->clusters.k - s->job);
-  return ms_each_token * (here * (double)s->windows.tokens.n + later * b->args->tokens_per_loss) / 1e3;
+  return ms_each_token * (here * (double)s->losses.windows.tokens.n + later * b->args->tokens_per_loss) / 1e3;
 }
 
 static bool watch(void *ctx, const ss_greedy_progress *p) {
@@ -201,8 +181,7 @@ static bool watch(void *ctx, const ss_greedy_progress *p) {
         (double)((uint64_t)left % 60), plain ? "\n" : "");
     s->last_said_ms = now;
   }
-  s->stopped = interrupted();
-  return !s->stopped;
+  return !interrupted();
 }
 
 static ss_status draw_windows(search *s, ss_error *err) {
@@ -213,22 +192,21 @@ static ss_status draw_windows(search *s, ss_error *err) {
   for (uint32_t i = 0; i < b->corpus.n; i++)
     if (s->job == 0 || b->clusters.clusters[i] == s->job - 1) samples[n++] = i;
   const uint32_t n_tokens = s->job ? a->tokens_per_loss : a->global_tokens ? a->global_tokens : 4 * a->tokens_per_loss;
-  ss_status status = window_set_draw(&s->windows, b->engine.tokenizer, &b->corpus, samples, n, a->window, n_tokens,
-                                     a->seed + s->job, err);
-  if (status == SS_OK && s->windows.n == 0)
+  ss_status status = window_set_draw(&s->losses.windows, b->engine.tokenizer, &b->corpus, samples, n, a->window,
+                                     n_tokens, a->seed + s->job, err);
+  if (status == SS_OK && s->losses.windows.n == 0)
     status =
         ss_fail(err, SS_E_ARGUMENT, "cluster %u: none of its %zu samples has %d tokens", s->job - 1, n, LEAST_WINDOW);
   free(samples);
   return status;
 }
 
-static ss_status open_state(search *s, const char *folder, ss_error *err) {
-  const uint64_t of[] = {s->b->model_print.exact, SS_NUMERICS_VERSION, s->windows.hash};
+static ss_status open_losses(search *s, const char *folder, ss_error *err) {
   buffer path = {0};
   if (s->job) buffer_addf(&path, "%s/cluster-%u.losses", folder, s->job - 1);
   else buffer_addf(&path, "%s/global.losses", folder);
   const ss_status status =
-      state_open(&s->state, path.data, ss_fnv1a(SS_FNV_START, of, sizeof of), s->b->args->resume, err);
+      mask_losses_open(&s->losses, &s->b->engine, s->b->model_print.exact, path.data, s->b->args->resume, err);
   buffer_free(&path);
   return status;
 }
@@ -237,7 +215,7 @@ static ss_status run_job(build *b, uint32_t job, const char *folder, ss_error *e
   search s = {.b = b, .job = job, .progress = progress_begin(), .last_said_ms = now_ms()};
   ss_greedy_result *r = &b->results[index_of_job(b, job)];
   ss_status status = draw_windows(&s, err);
-  if (status == SS_OK) status = open_state(&s, folder, err);
+  if (status == SS_OK) status = open_losses(&s, folder, err);
   if (status == SS_OK) {
     const ss_greedy_options options = {.n_blocks = b->engine.info.n_blocks,
                                        .costs = b->costs,
@@ -254,14 +232,16 @@ static ss_status run_job(build *b, uint32_t job, const char *folder, ss_error *e
     b->n_done++;
     b->n_losses_done += r->n_losses;
     fprintf(stderr, "%s %u: %zu tokens in %u windows, dense %.4f, ", job ? "cluster" : "all text, clusters",
-            job ? job - 1 : b->clusters.k, s.windows.tokens.n, s.windows.n, r->dense_loss);
+            job ? job - 1 : b->clusters.k, s.losses.windows.tokens.n, s.losses.windows.n, r->dense_loss);
     for (uint32_t i = 0; i < b->n_levels; i++)
       fprintf(stderr, "%s%.4f at %llu", i ? ", " : "", r->losses[i], (unsigned long long)r->units[i]);
     fprintf(stderr, " of %llu units; %u losses\n", (unsigned long long)r->units_total, r->n_losses);
   }
-  ss_loss_free(s.loss);
-  state_close(&s.state);
-  window_set_free(&s.windows);
+  b->measured_ms += s.losses.measured_ms;
+  b->measured_tokens += s.losses.measured_tokens;
+  b->n_measured += s.losses.n_measured;
+  b->n_known += s.losses.n_known;
+  mask_losses_close(&s.losses);
   return status;
 }
 
@@ -320,25 +300,12 @@ static char *training_text(const build *b) {
   return text;
 }
 
-static char *provenance_text(const build *b) {
-  buffer text = {0};
-  uint32_t *counts = take_memory(b->corpus.n_domains, sizeof *counts);
-  memset(counts, 0, b->corpus.n_domains * sizeof *counts);
-  for (size_t i = 0; i < b->corpus.n; i++) counts[b->corpus.samples[i].domain]++;
-  if (b->args->provenance) buffer_addf(&text, "%s; ", b->args->provenance);
-  buffer_addf(&text, "samples:");
-  for (uint32_t d = 0; d < b->corpus.n_domains; d++)
-    buffer_addf(&text, "%s %s %u", d ? "," : "", b->corpus.domains[d], counts[d]);
-  free(counts);
-  return text.data;
-}
-
 static ss_status write_bank(build *b, ss_error *err) {
   const uint32_t k = b->clusters.k, n_masks = b->n_levels * (k + 1);
   ss_mask *masks = take_memory(n_masks, sizeof *masks);
   float *losses = take_memory(n_masks, sizeof *losses), *dense = take_memory(k + 1, sizeof *dense), levels[MAX_LEVELS];
   ss_text *examples = take_memory(k, sizeof *examples);
-  char *training = training_text(b), *provenance = provenance_text(b);
+  char *training = training_text(b), *provenance = corpus_provenance(&b->corpus, b->args->provenance);
   for (uint32_t c = 0; c <= k; c++) {
     dense[c] = (float)b->results[c].dense_loss;
     for (uint32_t i = 0; i < b->n_levels; i++) {
@@ -441,12 +408,7 @@ static ss_status prepare(build *b, const char *folder, ss_error *err) {
   status = ss_kmeans(&b->clusters, b->points, (uint32_t)b->corpus.n, b->encoder.dim, &options, b->engine.host, err);
   if (status == SS_OK)
     status = ss_silhouette(&b->silhouette, &b->clusters, b->points, SILHOUETTE_SAMPLE, a->seed, b->engine.host, err);
-  b->costs = take_memory(b->engine.info.n_blocks, sizeof *b->costs);
-  for (uint32_t i = 0; status == SS_OK && i < b->engine.info.n_blocks; i++) {
-    ss_block_cost cost;
-    status = ss_model_block_cost(b->engine.model, i, &cost, err);
-    b->costs[i] = cost.macs;
-  }
+  if (status == SS_OK) status = block_costs(&b->costs, b->engine.model, err);
   return status;
 }
 
@@ -489,7 +451,7 @@ static void build_free(build *b) {
 static int run(build *b) {
   const bank_args *a = b->args;
   if (!a->operands[0] || strcmp(a->operands[0], "build") != 0) {
-    say("bank: want: skipstone bank build ...; see skipstone bank --help");
+    say("bank: want: skipstone bank build or skipstone bank baseline; see skipstone bank --help");
     return CODE_USAGE;
   }
   if (!a->out || (!a->corpus.n && !a->operands[1])) {
@@ -510,6 +472,7 @@ static int run(build *b) {
 }
 
 int cmd_bank(int argc, char **argv) {
+  if (argc > 1 && !strcmp(argv[1], "baseline")) return bank_baseline(argc - 1, argv + 1);
   bank_args a = {.clusters = 8, .tokens_per_loss = 1536, .window = 128};
   build b = {.args = &a};
   const parse_result parsed = parse(&a, argc, argv);

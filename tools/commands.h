@@ -13,4 +13,7 @@ int cmd_cluster(int argc, char **argv);
 int cmd_bank(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 
+/* Below a command: argv[0] is the second word. */
+int bank_baseline(int argc, char **argv);
+
 #endif

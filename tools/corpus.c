@@ -259,6 +259,18 @@ void corpus_draw(corpus *c, size_t n, uint64_t seed) {
   c->n = kept;
 }
 
+char *corpus_provenance(const corpus *c, const char *given) {
+  buffer text = {0};
+  uint32_t *counts = take_memory(c->n_domains, sizeof *counts);
+  memset(counts, 0, c->n_domains * sizeof *counts);
+  for (size_t i = 0; i < c->n; i++) counts[c->samples[i].domain]++;
+  if (given) buffer_addf(&text, "%s; ", given);
+  buffer_addf(&text, "samples:");
+  for (uint32_t d = 0; d < c->n_domains; d++) buffer_addf(&text, "%s %s %u", d ? "," : "", c->domains[d], counts[d]);
+  free(counts);
+  return text.data;
+}
+
 void corpus_free(corpus *c) {
   for (size_t i = 0; i < c->n_files; i++) buffer_free(&c->files[i]);
   for (uint32_t i = 0; i < c->n_domains; i++) free(c->domains[i]);

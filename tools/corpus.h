@@ -28,4 +28,7 @@ void corpus_free(corpus *c);
 /* Keeps at most n samples, drawn by seed, in their order. */
 void corpus_draw(corpus *c, size_t n, uint64_t seed);
 
+/* "GIVEN; samples: math 320, code 17": for a bank's provenance, to be freed. given may be NULL. */
+char *corpus_provenance(const corpus *c, const char *given);
+
 #endif

@@ -33,6 +33,19 @@ static uint64_t greatest_divisor(uint64_t a, uint64_t b) {
   return a;
 }
 
+ss_status block_costs(uint64_t **out, const ss_model *model, ss_error *err) {
+  ss_model_info info;
+  *out = NULL;
+  ss_status status = ss_model_info_get(model, &info, err);
+  if (status == SS_OK) *out = take_memory(info.n_blocks, sizeof **out);
+  for (uint32_t block = 0; status == SS_OK && block < info.n_blocks; block++) {
+    ss_block_cost cost;
+    status = ss_model_block_cost(model, block, &cost, err);
+    (*out)[block] = cost.macs;
+  }
+  return status;
+}
+
 ss_status mask_report_make(mask_report *out, const ss_model *model, const ss_mask *mask, ss_error *err) {
   ss_model_info info;
   uint64_t total = 0, skipped = 0, unit = 0;

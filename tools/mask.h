@@ -12,6 +12,9 @@ typedef struct mask_report {
   uint64_t units_skipped, units_total;   /* the same in the largest unit that all blocks are a multiple of */
 } mask_report;
 
+/* MACs of every block, [n_blocks], to be freed. */
+ss_status block_costs(uint64_t **out, const ss_model *model, ss_error *err);
+
 ss_status mask_report_make(mask_report *out, const ss_model *model, const ss_mask *mask, ss_error *err);
 /* The canonical form of what a mask skips, to be freed. */
 char *mask_skip_text(const ss_mask *mask, uint32_t n_layers);

@@ -1,52 +1,14 @@
 /* Banks on the command line, end to end, on a random model of two layers: cluster, bank build, inspect, route, run, chat,
- * bench, eval. SKIPSTONE names another binary than build/release/skipstone. */
+ * bench, eval. */
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
+import { binary, corpus, fails, json, model, phrases, root, skip, skipstone, smollm2 } from './skipstone.mjs';
 
-const root = fileURLToPath(new URL('../../', import.meta.url));
-const binary = process.env.SKIPSTONE ?? path.join(root, 'build/release/skipstone');
-const model = path.join(root, 'tests/golden/tiny/q4_1.gguf');
 const foreign = path.join(root, 'tests/golden/tiny/qwen2.gguf');
-const smollm2 = path.join(root, 'models/SmolLM2-135M-Instruct.Q4_1.gguf');
-const skip = !fs.existsSync(binary) ? `no ${binary}` : false;
-
-/** @param {string[]} args @param {string} [input] */
-function skipstone(args, input = '') {
-  const { SKIPSTONE_MODEL, ...env } = process.env;
-  const done = spawnSync(binary, args, { encoding: 'utf8', input, env, maxBuffer: 1 << 26 });
-  return { code: done.status, out: done.stdout, err: done.stderr };
-}
-
-/** @param {string[]} args */
-function json(args) {
-  const { code, out, err } = skipstone(args);
-  assert.equal(code, 0, err);
-  return JSON.parse(out);
-}
-
-/** @param {string[]} args @param {number} code @param {RegExp} message */
-function fails(args, code, message) {
-  const done = skipstone(args);
-  assert.match(done.err, message);
-  assert.equal(done.code, code);
-}
-
-const phrases = [
-  ['add seven and nine, then halve the sum', 'a farmer has twelve sheep and buys five more'],
-  ['the old ship sailed into the night and the storm', 'she opened the letter and wept beside the window'],
-];
-/** Two kinds of text, by turns. @param {number} n @param {number} first */
-const corpus = (n, first = 0) =>
-  Array.from({ length: n }, (_, i) => {
-    const kind = phrases[i % 2];
-    const prompt = `${kind[(i >> 1) % 2]} ${first + i}`;
-    return `${JSON.stringify({ domain: ['sums', 'tales'][i % 2], prompt, text: `${prompt} \u2013 so: ${kind.join(' ')}` })}\n`;
-  }).join('');
 
 describe('banks', { skip }, () => {
   let folder = '';
