@@ -232,16 +232,35 @@ bool ss_token_is_end(const ss_tokenizer *tokenizer, int32_t token); /* ends an a
 bool ss_token_is_special(const ss_tokenizer *tokenizer, int32_t token);
 uint32_t ss_tokenizer_n_vocab(const ss_tokenizer *tokenizer);
 
+/* ---- Recovery: what makes up for skipped blocks ------------------------------------------------------------------ */
+
+/* A skipped block leaves a gap in the residual stream h. For one mask, this closes part of it at next to no cost:
+ *   a block that runs            h += scale * block(h), and its RMSNorm has gains of its own
+ *   a block that does not run    h += a * h + b, channel by channel, in its place: a stand-in
+ * The same bits on every target. Owned by a bank, or by whoever made it. */
+typedef struct ss_recovery_block {
+  const float *gains; /* [n_embd] in place of the model's; NULL: the model's */
+  float scale; /* 1: none */
+  const float *a, *b; /* [n_embd] each, or both NULL: no stand-in */
+} ss_recovery_block;
+typedef struct ss_recovery {
+  uint32_t n_blocks, n_embd; /* n_embd 0: scales alone */
+  const ss_recovery_block
+      *blocks; /* [n_blocks]; what does not apply, as the stand-in of a block that runs, is not read */
+  const float *output_gains; /* [n_embd] of the norm before the head; NULL: the model's */
+} ss_recovery;
+
 /* ---- Session: KV cache and forward pass ------------------------------------------------------------------------- */
 
 typedef struct ss_session ss_session;
 
 typedef struct ss_session_options {
-  uint32_t context;      /* tokens; 0: the smaller of 2048 and the model's training context */
-  uint32_t chunk;        /* tokens per prefill step; 0: a good default. Results do not depend on it */
-  uint32_t max_logits;   /* rows of logits that one ss_session_begin may ask for; 0: 1 */
+  uint32_t context; /* tokens; 0: the smaller of 2048 and the model's training context */
+  uint32_t chunk; /* tokens per prefill step; 0: a good default. Results do not depend on it */
+  uint32_t max_logits; /* rows of logits that one ss_session_begin may ask for; 0: 1 */
   const ss_mask *run_mask; /* blocks that run; NULL: all */
-  const ss_mask *kv_mask;  /* attention blocks whose KV is kept, a superset of run_mask's; NULL: run_mask */
+  const ss_mask *kv_mask; /* attention blocks whose KV is kept, a superset of run_mask's; NULL: run_mask */
+  const ss_recovery *recovery; /* borrowed: must outlive the session; NULL: none. Changes no size */
 } ss_session_options;
 
 /* Memory that ss_session_create would take with the model's own host, KV cache included; 0 when the options are impossible. */
@@ -276,8 +295,10 @@ const ss_mask *ss_session_mask(const ss_session *session);
 
 /* Changes which blocks run from now on, within kv_mask. Positions already held keep what they were computed with; an
  * attention block that did not run for all of them has a hole in its KV, and ss_session_begin then fails with
- * SS_E_STATE until the session is truncated to where the hole begins. */
+ * SS_E_STATE until the session is truncated to where the hole begins. The recovery belonged to the former mask: it goes. */
 ss_status ss_session_set_run_mask(ss_session *session, const ss_mask *run_mask, ss_error *err);
+/* Borrows the recovery of the run mask from now on; NULL: none. */
+ss_status ss_session_set_recovery(ss_session *session, const ss_recovery *recovery, ss_error *err);
 
 /* FNV-1a (64 bit) of the row's bytes: the fingerprint that every target must reproduce. */
 uint64_t ss_logits_hash(const float *logits, size_t n);
@@ -366,7 +387,7 @@ typedef struct ss_fingerprint {
  * when they are complete (about 10 ms for 100 MB). */
 ss_status ss_model_fingerprint(const ss_model *model, ss_fingerprint *out, ss_error *err);
 
-#define SS_BANK_VERSION 1
+#define SS_BANK_VERSION 2 /* 1: without recovery */
 #define SS_BANK_DENSE UINT32_MAX /* the level of depth 1: every block runs */
 
 /* A bank holds n_clusters centroids and, for each of n_levels depths, one mask per cluster and one more, at index
@@ -374,12 +395,13 @@ ss_status ss_model_fingerprint(const ss_model *model, ss_fingerprint *out, ss_er
 typedef struct ss_bank ss_bank;
 
 /* Parses a bank file, whole in memory. Copies what it needs: `bytes` may go after the call.
- * SS_E_FORMAT: truncated, damaged or no bank; SS_E_UNSUPPORTED: from a newer version, or with recovery tensors. */
+ * SS_E_FORMAT: truncated, damaged or no bank; SS_E_UNSUPPORTED: from a newer version. */
 ss_status ss_bank_open(ss_bank **out, const void *bytes, size_t n, const ss_host *host, ss_error *err);
 void ss_bank_free(ss_bank *bank);
 
 typedef struct ss_bank_info { /* everything is owned by the bank */
   uint32_t version, numerics_version, n_clusters, n_levels, n_layers, n_blocks, dim;
+  uint32_t n_recovered; /* masks that have some recovery */
   const float *levels; /* [n_levels] share of the blocks' multiply-adds that is skipped, ascending */
   const float *losses; /* [n_levels][n_clusters + 1] mean NLL on calibration text; NULL: not recorded */
   const float *dense_losses; /* [n_clusters + 1] the same with all blocks; NULL: not recorded */
@@ -402,6 +424,8 @@ ss_status ss_bank_check(const ss_bank *bank, const ss_model *model, const ss_mod
 ss_status ss_bank_level(const ss_bank *bank, double depth, uint32_t *level, ss_error *err);
 /* The mask of a cluster, or of index n_clusters, at a depth. */
 ss_status ss_bank_mask(const ss_bank *bank, uint32_t cluster, double depth, ss_mask *mask, ss_error *err);
+/* What goes with that mask, owned by the bank. NULL: it has none, or depth is dense, or there is no such cluster. */
+const ss_recovery *ss_bank_recovery(const ss_bank *bank, uint32_t cluster, double depth);
 
 /* The centroid nearest to embedding[dim] and its Euclidean distance; ties go to the lower cluster. An embedding of zeros
  * (a text without tokens) has none: *cluster is n_clusters. The same bits on every target. */

@@ -68,6 +68,7 @@ static parse_result parse(bench_args *a, int argc, char **argv) {
       BANK_OPTION(a->bank),
       DEPTH_OPTION(a->bank, "bank-depth"),
       ENCODER_OPTION(a->bank),
+      RECOVERY_OPTION(a->bank),
       {.name = "prompt",
        .text = &a->prompt,
        .argument = "TEXT",
@@ -89,7 +90,8 @@ static parse_result parse(bench_args *a, int argc, char **argv) {
           "blocks_ms is the time of the whole prefill or decode with no logits asked for: the attention and\n"
           "feed-forward blocks and the embedding, without the output head. A mask can only save that part.\n"
           "ratio in --json is the mask's time over the dense time, from pairs measured one after the other.\n"
-          "With --bank the mask is that of the prompt's cluster, and the time of routing is told.",
+          "With --bank the mask is that of the prompt's cluster, and the time of routing is told; where the bank has\n"
+          "recovery, --compare-dense also tells what that costs.",
       .examples =
           "  skipstone bench -m model.gguf\n"
           "  skipstone bench -m model.gguf --threads 1,2 --kernels all -r 3\n"
@@ -147,6 +149,7 @@ static spread ratio_of(const samples *masked, const samples *dense) {
 
 typedef struct subject {
   ss_mask mask;
+  const ss_recovery *recovery;
   mask_report report;
   ss_session *session;
   size_t session_bytes, kv_bytes;
@@ -161,7 +164,7 @@ typedef struct bench {
   uint32_t context;
   router router;
   routing route; /* with --bank */
-  subject subjects[2]; /* the masked one, then with --compare-dense the dense one */
+  subject subjects[3]; /* the masked one; with --compare-dense the dense one, and the masked one without its recovery */
   size_t n_subjects;
 } bench;
 
@@ -206,7 +209,7 @@ static ss_status run_repeat(const bench *b, subject *s, bool timed, ss_error *er
 static ss_status subject_open(bench *b, subject *s, ss_error *err) {
   const ss_model *model = b->engine->model;
   const ss_session_options options = {
-      .context = b->context, .chunk = b->args->chunk, .max_logits = 1, .run_mask = &s->mask};
+      .context = b->context, .chunk = b->args->chunk, .max_logits = 1, .run_mask = &s->mask, .recovery = s->recovery};
   samples *const all[] = {&s->prefill, &s->decode, &s->prefill_blocks, &s->decode_blocks};
   for (size_t i = 0; i < 4; i++) *all[i] = (samples){.ms = take_memory(b->args->repeats, sizeof(double))};
   s->session_bytes = ss_session_bytes(model, &options);
@@ -265,7 +268,7 @@ static void json_subject(json *j, const bench *b, const subject *s) {
 
 static void print_json(json *j, const bench *b) {
   const bench_args *a = b->args;
-  const subject *masked = &b->subjects[0], *dense = &b->subjects[1];
+  const subject *masked = &b->subjects[0], *dense = &b->subjects[1], *bare = &b->subjects[2];
   json_open(j, NULL, '{');
   json_string(j, "model", b->engine->path);
   json_string(j, "quantisation", b->engine->info.quantisation);
@@ -277,7 +280,7 @@ static void print_json(json *j, const bench *b) {
   json_uint(j, "repeats", a->repeats);
   json_subject(j, b, masked);
   if (b->router.bank) routing_json(j, "routing", &b->router, &b->route);
-  if (b->n_subjects == 2) {
+  if (b->n_subjects > 1) {
     const spread ratios[] = {ratio_of(&masked->prefill_blocks, &dense->prefill_blocks),
                              ratio_of(&masked->decode_blocks, &dense->decode_blocks),
                              ratio_of(&masked->prefill, &dense->prefill), ratio_of(&masked->decode, &dense->decode)};
@@ -290,6 +293,14 @@ static void print_json(json *j, const bench *b) {
     json_spread(j, "prefill", &ratios[2], a->prefill > 0);
     json_spread(j, "decode", &ratios[3], a->decode > 0);
     json_fixed(j, "kv_bytes", dense->kv_bytes ? (double)masked->kv_bytes / (double)dense->kv_bytes : 1, 6);
+    json_close(j);
+  }
+  if (b->n_subjects > 2) {
+    const spread ratios[] = {ratio_of(&masked->prefill_blocks, &bare->prefill_blocks),
+                             ratio_of(&masked->decode_blocks, &bare->decode_blocks)};
+    json_open(j, "recovery_ratio", '{'); /* masked over the same without recovery */
+    json_spread(j, "prefill_blocks", &ratios[0], a->prefill > 0);
+    json_spread(j, "decode_blocks", &ratios[1], a->decode > 0);
     json_close(j);
   }
   json_close(j);
@@ -314,14 +325,14 @@ static void print_subject(const bench *b, const subject *s) {
     printf("    decode, in blocks:  %.2f ms\n", spread_of(s->decode_blocks.ms, s->decode_blocks.n).median);
 }
 
-static void print_ratio(const char *name, const samples *masked, const samples *dense) {
+static void print_ratio(const char *name, const samples *masked, const samples *other) {
   if (!masked->n) return;
-  const spread r = ratio_of(masked, dense);
-  printf("    %-8s %.3f of the dense time   (%.3f to %.3f)\n", name, r.median, r.min, r.max);
+  const spread r = ratio_of(masked, other);
+  printf("    %-8s %.3f of that time   (%.3f to %.3f)\n", name, r.median, r.min, r.max);
 }
 
 static void print_text(const bench *b) {
-  const subject *masked = &b->subjects[0], *dense = &b->subjects[1];
+  const subject *masked = &b->subjects[0], *dense = &b->subjects[1], *bare = &b->subjects[2];
   printf("%s, %u thread%s; prefill %u, decode %u behind %u, median of %u\n", b->engine->info.kernels,
          b->host->n_threads, b->host->n_threads == 1 ? "" : "s", b->args->prefill, b->args->decode, b->args->depth,
          b->args->repeats);
@@ -329,11 +340,16 @@ static void print_text(const bench *b) {
   if (b->router.bank)
     printf("    cluster %u, distance %.3f, routed in %.2f ms\n", b->route.cluster, (double)b->route.distance,
            b->route.ms);
-  if (b->n_subjects == 2) {
+  if (b->n_subjects > 1) {
     print_subject(b, dense);
     puts("  time in blocks, masked over dense");
     print_ratio("prefill", &masked->prefill_blocks, &dense->prefill_blocks);
     print_ratio("decode", &masked->decode_blocks, &dense->decode_blocks);
+  }
+  if (b->n_subjects > 2) {
+    puts("  time in blocks, with recovery over without");
+    print_ratio("prefill", &masked->prefill_blocks, &bare->prefill_blocks);
+    print_ratio("decode", &masked->decode_blocks, &bare->decode_blocks);
   }
   fflush(stdout);
 }
@@ -351,12 +367,15 @@ static int set_masks(bench *b) {
       status = route_text(&b->router, prompt, &b->route, &err); /* once to warm up */
     if (status != SS_OK) return report_failure(&err);
     b->subjects[0].mask = b->route.mask;
+    b->subjects[0].recovery = b->route.recovery;
   } else if (a->proportional > 0) ss_mask_proportional(&b->subjects[0].mask, info->n_layers, (double)a->proportional);
   else if (ss_mask_parse_skip(&b->subjects[0].mask, info->n_layers, a->skip ? a->skip : "", &err) != SS_OK) {
     say("bench: %s", err.message);
     return CODE_USAGE;
   }
   ss_mask_fill(&b->subjects[1].mask, info->n_blocks);
+  b->subjects[2].mask = b->subjects[0].mask;
+  if (a->compare) b->n_subjects = b->subjects[0].recovery ? 3 : 2;
   return CODE_OK;
 }
 
@@ -379,7 +398,7 @@ static int run_bench(const bench_args *a, const engine *e, uint32_t n_threads, j
     say("could not start %u threads", n_threads);
     return CODE_FAIL;
   }
-  bench b = {.args = a, .engine = e, .host = host_face(pool), .n_subjects = a->compare ? 2 : 1};
+  bench b = {.args = a, .engine = e, .host = host_face(pool), .n_subjects = 1};
   b.context = (uint32_t)ss_max(ss_max(a->prefill, a->decode ? a->depth + a->decode : 0), 1);
   int code = set_masks(&b);
   if (code == CODE_OK) code = set_tokens(&b);

@@ -31,6 +31,7 @@ typedef struct chat_state {
   router router;       /* with --bank */
   routing route;       /* of the last routed message */
   ss_mask mask;
+  const ss_recovery *recovery;
   mask_report report;
   ss_session *session; /* with --bank it is made when a message has been routed, and again when the mask changes */
   ss_sampler *sampler;
@@ -49,6 +50,7 @@ static parse_result parse(chat_args *a, int argc, char **argv) {
       BANK_OPTION(a->bank),
       DEPTH_OPTION(a->bank, "depth"),
       ENCODER_OPTION(a->bank),
+      RECOVERY_OPTION(a->bank),
       {.name = "policy",
        .text = &a->policy,
        .argument = "session|turn",
@@ -132,8 +134,11 @@ static void reset(chat_state *s) {
 
 static ss_status make_session(chat_state *s, ss_error *err) {
   const chat_args *a = s->args;
-  const ss_session_options options = {
-      .context = a->session.context, .chunk = a->session.chunk, .max_logits = 1, .run_mask = &s->mask};
+  const ss_session_options options = {.context = a->session.context,
+                                      .chunk = a->session.chunk,
+                                      .max_logits = 1,
+                                      .run_mask = &s->mask,
+                                      .recovery = s->recovery};
   ss_session_free(s->session);
   s->session = NULL;
   s->held.n = 0; /* what was said is prefilled again: a mask never meets KV of another one */
@@ -148,8 +153,9 @@ static ss_status route_message(chat_state *s, ss_error *err) {
   if (!s->router.bank || (s->session && !every_turn)) return SS_OK;
   const ss_status status = route_text(&s->router, s->messages[s->n_messages - 1].content, &s->route, err);
   if (status != SS_OK) return status;
-  const bool same = s->session && !memcmp(&s->route.mask, &s->mask, sizeof s->mask);
+  const bool same = s->session && !memcmp(&s->route.mask, &s->mask, sizeof s->mask) && s->route.recovery == s->recovery;
   s->mask = s->route.mask;
+  s->recovery = s->route.recovery;
   return same ? SS_OK : make_session(s, err);
 }
 

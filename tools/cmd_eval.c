@@ -23,7 +23,7 @@ typedef struct eval_args {
   engine_options engine;
   bank_options bank; /* its bank is not used: see banks */
   option_list data, masks, banks, controls;
-  const char *operands[MAX_FILES + 1], *depths, *out;
+  const char *operands[MAX_FILES + 1], *depths, *out, *recovery;
   uint32_t tokens, window;
   uint64_t seed;
   bool resume, json;
@@ -51,6 +51,10 @@ static parse_result parse(eval_args *a, int argc, char **argv) {
        .list = &a->controls,
        .argument = "random|oracle|static",
        .help = "more rows of each bank: a random cluster's mask, the\nbest cluster's for each text, the global one"},
+      {.name = "recovery",
+       .text = &a->recovery,
+       .argument = "on|off|both",
+       .help = "the banks' masks with what makes up for skipped blocks,\nwithout it, or a row of each (default on)"},
       {.name = "tokens",
        .letter = 'n',
        .u32 = &a->tokens,
@@ -106,6 +110,7 @@ typedef struct row {
   ss_mask mask;        /* ROW_MASK */
   uint32_t bank;
   double depth;
+  bool no_recovery;
   double *nll, *kl;    /* [n windows] sums */
   double macs_skipped; /* mean over tokens */
 } row;
@@ -152,17 +157,22 @@ static ss_status add_bank_rows(eval *e, uint32_t bank, double depth, ss_error *e
   uint32_t level;
   const ss_status status = ss_bank_level(e->banks[bank].bank, depth, &level, err);
   if (status != SS_OK) return status;
-  for (size_t i = 0; i <= e->args->controls.n; i++) {
+  const char *const recovery = e->args->recovery ? e->args->recovery : "on";
+  const bool both = !strcmp(recovery, "both");
+  for (size_t k = 0; k < (both ? 2u : 1u) * (e->args->controls.n + 1); k++) {
+    const size_t i = k / (both ? 2 : 1);
+    const bool off = both ? k % 2 : !strcmp(recovery, "off");
     const char *control = i ? e->args->controls.items[i - 1] : "routed";
     row_kind kind = ROW_ROUTED;
-    for (size_t k = 0; i && k < 3; k++)
-      if (!strcmp(control, controls[k].name)) kind = controls[k].kind;
+    for (size_t c = 0; i && c < 3; c++)
+      if (!strcmp(control, controls[c].name)) kind = controls[c].kind;
     if (i && kind == ROW_ROUTED)
       return ss_fail(err, SS_E_ARGUMENT, "eval: --control %s: want random, oracle or static", control);
     row *r = add_row(e, kind);
     if (!r) return ss_fail(err, SS_E_ARGUMENT, "eval: more than %d rows", MAX_ROWS);
     buffer name = {0};
-    buffer_addf(&name, "%s %g %s", slash ? slash + 1 : path, depth, control);
+    buffer_addf(&name, "%s %g %s%s", slash ? slash + 1 : path, depth, control, off ? " no recovery" : "");
+    r->no_recovery = off;
     r->name = name.data;
     r->bank = bank;
     r->depth = depth;
@@ -278,21 +288,25 @@ typedef struct measured {
   double nll, kl; /* sums over the window */
 } measured;
 
-static ss_status run_session(eval *e, const int32_t *tokens, uint32_t n, const ss_mask *mask, ss_error *err) {
+static ss_status run_session(eval *e, const int32_t *tokens, uint32_t n, const ss_mask *mask,
+                             const ss_recovery *recovery, ss_error *err) {
   ss_session *s = e->session;
   ss_status status = ss_session_truncate(s, 0, err);
   if (status == SS_OK) status = ss_session_set_run_mask(s, mask, err);
+  if (status == SS_OK) status = ss_session_set_recovery(s, recovery, err);
   if (status == SS_OK) status = ss_session_begin(s, tokens, n - 1, n - 1, err);
   while (status == SS_OK && (status = ss_session_run(s, 0, err)) == SS_MORE) status = SS_OK;
   return status;
 }
 
-/* The window under a mask; *has_dense: e->dense holds this window's dense logits. */
-static ss_status measure(eval *e, uint32_t window, const ss_mask *mask, bool *has_dense, measured *out, ss_error *err) {
+/* The window under a mask and its recovery, which may be NULL; *has_dense: e->dense holds this window's dense logits. */
+static ss_status measure(eval *e, uint32_t window, const ss_mask *mask, const ss_recovery *recovery, bool *has_dense,
+                         measured *out, ss_error *err) {
   const int32_t *tokens = e->windows.tokens.items + e->windows.starts[window];
   const uint32_t n = e->windows.starts[window + 1] - e->windows.starts[window];
   const ss_mask *dense = &e->rows[0].mask;
   uint64_t key = ss_fnv1a(ss_fnv1a(SS_FNV_START, tokens, n * sizeof *tokens), mask->bits, sizeof mask->bits);
+  if (recovery) key = recovery_hash(key, recovery);
   if (!key) key = 1;
   const double *known = state_find(&e->state, key);
   if (known) {
@@ -304,13 +318,13 @@ static ss_status measure(eval *e, uint32_t window, const ss_mask *mask, bool *ha
   const size_t n_bytes = (size_t)(n - 1) * e->stride * sizeof(float);
   ss_status status = SS_OK;
   if (!*has_dense) {
-    status = run_session(e, tokens, n, dense, err);
+    status = run_session(e, tokens, n, dense, NULL, err);
     if (status == SS_OK) memcpy(e->dense, ss_session_logits(e->session, 0), n_bytes);
     *has_dense = status == SS_OK;
     e->measured_tokens += n;
   }
   if (status == SS_OK && memcmp(mask, dense, sizeof *mask) != 0) {
-    status = run_session(e, tokens, n, mask, err);
+    status = run_session(e, tokens, n, mask, recovery, err);
     e->measured_tokens += n;
   } else if (status == SS_OK) {
     memcpy(ss_session_logits(e->session, 0), e->dense, n_bytes);
@@ -347,8 +361,9 @@ static ss_status measure_row(eval *e, row *r, uint32_t window, bool *has_dense, 
   }
   for (uint32_t c = first; status == SS_OK && c <= last; c++) {
     measured m;
+    const ss_recovery *recovery = bank && !r->no_recovery ? ss_bank_recovery(bank->bank, c, r->depth) : NULL;
     if (bank) status = ss_bank_mask(bank->bank, c, r->depth, &mask, err);
-    if (status == SS_OK) status = measure(e, window, &mask, has_dense, &m, err);
+    if (status == SS_OK) status = measure(e, window, &mask, recovery, has_dense, &m, err);
     if (status == SS_OK && (c == first || m.nll < best.nll)) best = m, best_mask = mask;
   }
   r->nll[window] = best.nll;
@@ -568,8 +583,12 @@ static int run(eval *e) {
     say("eval: no text: give --data FILE...");
     return CODE_USAGE;
   }
-  if (a->controls.n && !a->banks.n) {
-    say("eval: --control wants a --bank");
+  if ((a->controls.n || a->recovery) && !a->banks.n) {
+    say("eval: --%s wants a --bank", a->controls.n ? "control" : "recovery");
+    return CODE_USAGE;
+  }
+  if (a->recovery && strcmp(a->recovery, "on") && strcmp(a->recovery, "off") && strcmp(a->recovery, "both")) {
+    say("eval: --recovery %s: want on, off or both", a->recovery);
     return CODE_USAGE;
   }
   int code = engine_open(&e->engine, &a->engine);

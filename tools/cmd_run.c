@@ -54,6 +54,7 @@ static parse_result parse(run_args *a, int argc, char **argv) {
       BANK_OPTION(a->bank),
       DEPTH_OPTION(a->bank, "depth"),
       ENCODER_OPTION(a->bank),
+      RECOVERY_OPTION(a->bank),
       THREADS_OPTION(a->engine),
       KERNELS_OPTION(a->engine),
       {.name = "json", .flag = &a->json, .help = "print one JSON object instead of the text"},
@@ -130,8 +131,11 @@ static ss_status run_prompt(run_state *s, const run_args *a, ss_error *err) {
     const uint64_t need = (uint64_t)s->tokens.n + a->sampling.max_tokens;
     context = (uint32_t)(need < 16777216 ? need : 16777216);
   }
-  const ss_session_options options = {
-      .context = context, .chunk = a->session.chunk, .max_logits = 1, .run_mask = &s->mask};
+  const ss_session_options options = {.context = context,
+                                      .chunk = a->session.chunk,
+                                      .max_logits = 1,
+                                      .run_mask = &s->mask,
+                                      .recovery = s->route.recovery};
   ss_status status = ss_session_create(&s->session, s->engine.model, &options, s->engine.host, err);
   if (status != SS_OK) return status;
   status = ss_sampler_create(&s->sampler, s->engine.info.n_vocab, sampler, s->engine.host, err);

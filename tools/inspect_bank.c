@@ -17,6 +17,10 @@ static ss_status mask_of(const view *v, uint32_t level, uint32_t cluster, ss_mas
   return ss_bank_mask(v->bank, cluster, 1.0 - (double)v->info.levels[level], mask, err);
 }
 
+static const ss_recovery *recovery_of(const view *v, uint32_t level, uint32_t cluster) {
+  return ss_bank_recovery(v->bank, cluster, 1.0 - (double)v->info.levels[level]);
+}
+
 static void json_hex(json *j, const char *key, uint64_t value) {
   char text[17];
   snprintf(text, sizeof text, "%016llx", (unsigned long long)value);
@@ -46,6 +50,7 @@ static ss_status print_json(const view *v, ss_error *err) {
   json_hex(&j, "exact", i->encoder.exact);
   json_uint(&j, "dim", i->dim);
   json_close(&j);
+  json_uint(&j, "recovered_masks", i->n_recovered);
   json_text(&j, "method", i->method);
   json_text(&j, "training", i->training);
   json_text(&j, "provenance", i->provenance);
@@ -70,6 +75,15 @@ static ss_status print_json(const view *v, ss_error *err) {
       json_string(&j, "skip", skip);
       json_uint(&j, "blocks_run", ss_mask_count(&mask, i->n_blocks));
       if (i->losses) json_real(&j, "loss", (double)i->losses[level * (i->n_clusters + 1) + c], true);
+      const ss_recovery *recovery = recovery_of(v, level, c);
+      if (recovery) {
+        const recovery_sizes n = recovery_bytes(recovery, &mask);
+        json_open(&j, "recovery_bytes", '{');
+        json_uint(&j, "gains", n.gains);
+        json_uint(&j, "scales", n.scales);
+        json_uint(&j, "stand_ins", n.stand_ins);
+        json_close(&j);
+      }
       json_close(&j);
       free(skip);
     }
@@ -115,7 +129,14 @@ static ss_status print_text(const view *v, ss_error *err) {
       printf("  %5.2f %%  %3u of %u blocks  ", 100 * (double)i->levels[level], ss_mask_count(&mask, i->n_blocks),
              i->n_blocks);
       if (i->losses) printf("loss %.4f  ", (double)i->losses[level * (i->n_clusters + 1) + c]);
-      printf("%s\n", skip);
+      printf("%s", skip);
+      const ss_recovery *recovery = recovery_of(v, level, c);
+      if (recovery) {
+        const recovery_sizes n = recovery_bytes(recovery, &mask);
+        printf("  recovery:%s%s%s, %s", n.gains ? " gains" : "", n.scales ? " scales" : "",
+               n.stand_ins ? " stand-ins" : "", bytes_for_people(n.gains + n.scales + n.stand_ins).text);
+      }
+      putchar('\n');
       free(skip);
     }
   }

@@ -67,13 +67,24 @@ static bool text_is(ss_text text, const char *want) {
 }
 
 bool bank_options_fit(const bank_options *options, const char *name, const char *depth_option) {
-  if (options->bank || (options->depth <= 0 && !options->encoder)) return true;
-  say("%s: --%s needs --bank", name, options->encoder ? "encoder" : depth_option);
-  return false;
+  const char *alone = options->encoder     ? "encoder"
+                      : options->recovery  ? "recovery"
+                      : options->depth > 0 ? depth_option
+                                           : NULL;
+  if (!options->bank && alone) {
+    say("%s: --%s needs --bank", name, alone);
+    return false;
+  }
+  if (options->recovery && strcmp(options->recovery, "on") && strcmp(options->recovery, "off")) {
+    say("%s: --recovery %s: want on or off", name, options->recovery);
+    return false;
+  }
+  return true;
 }
 
 ss_status router_open(router *r, const engine *e, const bank_options *options, ss_error *err) {
-  *r = (router){.depth = options->depth > 0 ? (double)options->depth : DEFAULT_DEPTH};
+  *r = (router){.depth = options->depth > 0 ? (double)options->depth : DEFAULT_DEPTH,
+                .no_recovery = options->recovery && !strcmp(options->recovery, "off")};
   uint32_t level;
   ss_status status = bank_load(&r->bank, options->bank, e->host, &r->bank_bytes, err);
   if (status != SS_OK) return status;
@@ -112,8 +123,41 @@ ss_status route_text(router *r, ss_text prompt, routing *out, ss_error *err) {
     status = ss_bank_route(r->bank, r->embedding, r->encoder.dim, &out->cluster, &out->distance, err);
   if (status == SS_OK) status = ss_bank_level(r->bank, r->depth, &out->level, err);
   if (status == SS_OK) status = ss_bank_mask(r->bank, out->cluster, r->depth, &out->mask, err);
+  if (status == SS_OK) out->recovery = router_recovery(r, out->cluster);
   out->ms = now_ms() - start;
   return status;
+}
+
+const ss_recovery *router_recovery(const router *r, uint32_t cluster) {
+  return r->no_recovery ? NULL : ss_bank_recovery(r->bank, cluster, r->depth);
+}
+
+static uint64_t hash_vector(uint64_t hash, const float *x, uint32_t n) {
+  return ss_fnv1a(hash, x, x ? n * sizeof *x : 0);
+}
+
+uint64_t recovery_hash(uint64_t hash, const ss_recovery *r) {
+  for (uint32_t i = 0; i < r->n_blocks; i++) {
+    const ss_recovery_block *block = &r->blocks[i];
+    hash = ss_fnv1a(hash, &block->scale, sizeof block->scale);
+    hash = hash_vector(hash, block->gains, r->n_embd);
+    hash = hash_vector(hash, block->a, r->n_embd);
+    hash = hash_vector(hash, block->b, r->n_embd);
+  }
+  return hash_vector(hash, r->output_gains, r->n_embd);
+}
+
+recovery_sizes recovery_bytes(const ss_recovery *r, const ss_mask *mask) {
+  recovery_sizes n = {.gains = r->output_gains ? 2 * r->n_embd : 0};
+  bool scaled = false;
+  for (uint32_t i = 0; i < r->n_blocks; i++) {
+    const ss_recovery_block *block = &r->blocks[i];
+    if (block->gains) n.gains += 2 * r->n_embd;
+    if (block->a) n.stand_ins += 4 * r->n_embd;
+    scaled = scaled || block->scale != 1.0f;
+  }
+  if (scaled) n.scales = 2 * ss_mask_count(mask, r->n_blocks);
+  return n;
 }
 
 void routing_json(json *j, const char *key, const router *r, const routing *route) {
@@ -124,6 +168,7 @@ void routing_json(json *j, const char *key, const router *r, const routing *rout
   json_real(j, "depth", r->depth, true);
   if (route->level == SS_BANK_DENSE) json_null(j, "level");
   else json_real(j, "level", (double)r->info.levels[route->level], true);
+  json_bool(j, "recovery", route->recovery != NULL);
   json_fixed(j, "routing_ms", route->ms, 3);
   json_text(j, "encoder", r->info.encoder_kind);
   json_uint(j, "bank_bytes", r->bank_bytes);

@@ -19,7 +19,7 @@ ss_status text_encoder_open(text_encoder *t, const engine *e, const char *spec, 
 void text_encoder_close(text_encoder *t);
 
 typedef struct bank_options {
-  const char *bank, *encoder;
+  const char *bank, *encoder, *recovery;
   float depth; /* 0: not given */
 } bank_options;
 #define DEFAULT_DEPTH 0.875
@@ -41,12 +41,19 @@ bool bank_options_fit(const bank_options *options, const char *name, const char 
    .argument = "ENC.gguf", \
    .help = "the bank's sentence encoder, where it is not `self`"}
 
+#define RECOVERY_OPTION(b) \
+  {.name = "recovery",     \
+   .text = &(b).recovery,  \
+   .argument = "on|off",   \
+   .help = "what the bank makes up for skipped blocks with (default on)"}
+
 typedef struct router {
   ss_bank *bank;
   ss_bank_info info;
   text_encoder encoder;
   float *embedding; /* [dim] */
   double depth;
+  bool no_recovery;
   uint64_t bank_bytes;
   char note[256]; /* what the user should know, or "" */
 } router;
@@ -61,8 +68,18 @@ typedef struct routing {
   float distance;
   double ms; /* encoder and nearest centroid */
   ss_mask mask;
+  const ss_recovery *recovery; /* of the bank, or NULL */
 } routing;
 ss_status route_text(router *r, ss_text prompt, routing *out, ss_error *err);
+/* The recovery of a cluster's mask at the router's depth; NULL where there is none, or it is off. */
+const ss_recovery *router_recovery(const router *r, uint32_t cluster);
+/* Continues a hash over all of its numbers. */
+uint64_t recovery_hash(uint64_t hash, const ss_recovery *recovery);
+/* Bytes that it takes in a bank, by part. */
+typedef struct recovery_sizes {
+  uint64_t gains, scales, stand_ins;
+} recovery_sizes;
+recovery_sizes recovery_bytes(const ss_recovery *recovery, const ss_mask *mask);
 void routing_json(json *j, const char *key, const router *r, const routing *route);
 
 /* The bank alone. *n: its bytes. */

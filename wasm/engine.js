@@ -58,6 +58,7 @@ export const TOKENIZE = { SPECIAL: 1, BOS: 2 };
  * @property {string} name
  * @property {number} clusters
  * @property {number[]} levels shares of the blocks' MACs that its masks skip, ascending
+ * @property {number} recovered masks, global ones included, that make up for skipped blocks; its answers always do so
  * @property {{kind: string, name: string}} encoder 'self' or 'bert', and the name of its model
  * @property {string[]} examples a prompt of each cluster
  *
@@ -439,7 +440,7 @@ export class Engine {
   openSession(mask, context, chunk) {
     this.closeSession();
     this.#write(this.#mask, mask.bytes);
-    this.#session = this.#created('ss_session_new', this.#model, context, chunk, this.#mask);
+    this.#session = this.#created('ss_session_new', this.#model, context, chunk, this.#mask, mask.recovery);
     [this.#context] = this.#numbers(1);
     this.#tokens = this.#alloc(4 * this.#context);
     return this.#context;
@@ -543,12 +544,13 @@ export class Engine {
     } finally {
       if (!this.dead) this.#call('ss_free', at);
     }
-    const [clusters, nLevels, name, nameLength, kind, kindLength, of, ofLength, levels] = this.#numbers(9);
+    const [clusters, nLevels, name, nameLength, kind, kindLength, of, ofLength, levels, recovered] = this.#numbers(10);
     const view = this.#view();
     return {
       name: this.#text(name, nameLength),
       clusters,
       levels: Array.from({ length: nLevels }, (_, i) => view.getFloat32(levels + 4 * i, true)),
+      recovered,
       encoder: { kind: this.#text(kind, kindLength), name: this.#text(of, ofLength) },
       examples: Array.from({ length: clusters }, (_, cluster) => {
         this.#call('ss_bank_prompt', this.#bank, cluster);
@@ -578,9 +580,10 @@ export class Engine {
     this.#checked('ss_bank_nearest', this.#bank, at, this.#encoderDim);
     const [cluster, distance] = this.#numbers(2);
     this.#checked('ss_bank_pick', this.#bank, cluster, depth, this.#mask);
-    const [level] = this.#numbers(1);
+    const [level, recovery] = this.#numbers(2);
     this.#view();
-    return { cluster, distance, level, mask: new Mask(this.#u8.slice(this.#mask, this.#mask + MASK_BYTES), 2 * layers) };
+    const mask = new Mask(this.#u8.slice(this.#mask, this.#mask + MASK_BYTES), 2 * layers, recovery);
+    return { cluster, distance, level, mask };
   }
 
   closeBank() {
@@ -661,11 +664,16 @@ export class Engine {
 
 /** Which blocks run: bit 2l is the attention of layer l, bit 2l+1 its feed-forward. */
 export class Mask {
-  /** @param {Uint8Array} bytes @param {number} blocks */
-  constructor(bytes, blocks) {
+  /**
+   * @param {Uint8Array} bytes
+   * @param {number} blocks
+   * @param {number} [recovery] address of what the bank makes up for the skipped blocks with; 0: nothing
+   */
+  constructor(bytes, blocks, recovery = 0) {
     this.bytes = bytes;
     this.blocks = blocks;
-    this.key = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+    this.recovery = recovery;
+    this.key = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('') + recovery;
   }
 
   /** @param {number} block */

@@ -197,8 +197,10 @@ void session_size(const ss_model *model, uint32_t context, uint32_t chunk, const
 
 /* numbers: the context it has */
 EXPORT(ss_session_new)
-ss_session *session_new(const ss_model *model, uint32_t context, uint32_t chunk, const ss_mask *mask) {
-  const ss_session_options options = session_options(context, chunk, mask);
+ss_session *session_new(const ss_model *model, uint32_t context, uint32_t chunk, const ss_mask *mask,
+                        const ss_recovery *recovery) {
+  ss_session_options options = session_options(context, chunk, mask);
+  options.recovery = recovery;
   ss_session *session;
   if (ss_session_create(&session, model, &options, &wasm_host, err())) return NULL;
   io.numbers[0] = ss_session_context(session);
@@ -246,7 +248,7 @@ EXPORT(ss_text_vector) int text_vector(ss_encoder *encoder, const char *text, si
 /* ---- Banks ------------------------------------------------------------------------------------------------------ */
 
 /* numbers: clusters, levels, addresses of name, encoder's kind and encoder's name, each with its length, address of the
- * levels [n_levels] f32 */
+ * levels [n_levels] f32, masks with recovery */
 EXPORT(ss_bank_new) ss_bank *bank_new(const void *bytes, size_t n) {
   ss_bank *bank;
   if (ss_bank_open(&bank, bytes, n, &wasm_host, err())) return NULL;
@@ -260,7 +262,8 @@ EXPORT(ss_bank_new) ss_bank *bank_new(const void *bytes, size_t n) {
                             (double)b.encoder_kind.len,
                             of_pointer(b.encoder_name.data),
                             (double)b.encoder_name.len,
-                            of_pointer(b.levels)};
+                            of_pointer(b.levels),
+                            b.n_recovered};
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) io.numbers[i] = numbers[i];
   return bank;
 }
@@ -282,12 +285,13 @@ EXPORT(ss_bank_nearest) int bank_nearest(const ss_bank *bank, const float *embed
   return SS_OK;
 }
 
-/* numbers: the level, or -1 where every block runs */
+/* numbers: the level, or -1 where every block runs; the recovery's address, 0: none */
 EXPORT(ss_bank_pick) int bank_pick(const ss_bank *bank, uint32_t cluster, double depth, ss_mask *mask) {
   uint32_t level;
   ss_status status = ss_bank_level(bank, depth, &level, err());
   if (!status) status = ss_bank_mask(bank, cluster, depth, mask, err());
   io.numbers[0] = level == SS_BANK_DENSE ? -1 : level;
+  io.numbers[1] = of_pointer(ss_bank_recovery(bank, cluster, depth));
   return status;
 }
 

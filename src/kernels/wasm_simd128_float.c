@@ -44,21 +44,21 @@ SS_INLINE lanes load_weights(ss_pack pack, const void *w) {
                  wasm_i32x4_shl(wasm_u32x4_extend_high_u16x8(u), 16)};
 }
 
-enum { MAX_ROWS = 2, MAX_TOKENS = 2 };
+enum { ROWS = 2, MAX_TOKENS = 2 };
 
-/* n_rows x n_tokens outputs. The last columns are padded with zeros, which leaves sums as they are: a sum that starts
- * at +0 never becomes -0. */
-SS_INLINE void float_tile(ss_pack pack, size_t n_rows, size_t n_tokens, float *y, size_t y_stride, const uint8_t *w,
+/* ROWS x n_tokens outputs; row_bytes 0: of one row, computed twice, which spares a tile of its own. The last columns are
+ * padded with zeros, which leaves sums as they are: a sum that starts at +0 never becomes -0. */
+SS_INLINE void float_tile(ss_pack pack, size_t n_tokens, float *y, size_t y_stride, const uint8_t *w, size_t row_bytes,
                           size_t cols, const float *x) {
-  const size_t item = pack == SS_PACK_F32 ? 4 : 2, rest = cols % 8;
-  size_t row_bytes = cols * item, x_stride = cols;
-  float last_w[MAX_ROWS][8] = {{0}}, last_x[MAX_TOKENS][8] = {{0}};
-  lanes acc[MAX_ROWS][MAX_TOKENS];
-  SS_UNROLL for (size_t i = 0; i < MAX_ROWS * MAX_TOKENS; i++) acc[i / MAX_TOKENS][i % MAX_TOKENS].lo =
+  const size_t item = pack == SS_PACK_F32 ? 4 : 2, rest = cols % 8, y_step = row_bytes ? 1 : 0;
+  size_t x_stride = cols;
+  float last_w[ROWS][8] = {{0}}, last_x[MAX_TOKENS][8] = {{0}};
+  lanes acc[ROWS][MAX_TOKENS];
+  SS_UNROLL for (size_t i = 0; i < ROWS * MAX_TOKENS; i++) acc[i / MAX_TOKENS][i % MAX_TOKENS].lo =
       acc[i / MAX_TOKENS][i % MAX_TOKENS].hi = wasm_f32x4_const_splat(0);
   for (size_t left = cols; left; left -= ss_min(left, 8), w += 8 * item, x += 8) {
     if (left < 8) {
-      for (size_t r = 0; r < n_rows; r++) memcpy(last_w[r], w + r * row_bytes, rest * item);
+      for (size_t r = 0; r < ROWS; r++) memcpy(last_w[r], w + r * row_bytes, rest * item);
       for (size_t t = 0; t < n_tokens; t++) memcpy(last_x[t], x + t * cols, rest * sizeof(float));
       w = (const uint8_t *)last_w;
       x = last_x[0];
@@ -67,7 +67,7 @@ SS_INLINE void float_tile(ss_pack pack, size_t n_rows, size_t n_tokens, float *y
     }
     lanes v[MAX_TOKENS];
     SS_UNROLL for (size_t t = 0; t < n_tokens; t++) v[t] = load8(x + t * x_stride);
-    SS_UNROLL for (size_t r = 0; r < n_rows; r++) {
+    SS_UNROLL for (size_t r = 0; r < ROWS; r++) {
       const lanes u = load_weights(pack, w + r * row_bytes);
       SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
         acc[r][t].lo = wasm_f32x4_add(acc[r][t].lo, wasm_f32x4_mul(u.lo, v[t].lo));
@@ -75,8 +75,8 @@ SS_INLINE void float_tile(ss_pack pack, size_t n_rows, size_t n_tokens, float *y
       }
     }
   }
-  SS_UNROLL for (size_t r = 0; r < n_rows; r++) {
-    SS_UNROLL for (size_t t = 0; t < n_tokens; t++) y[t * y_stride + r] = lane_sum(acc[r][t]);
+  SS_UNROLL for (size_t r = 0; r < ROWS; r++) {
+    SS_UNROLL for (size_t t = 0; t < n_tokens; t++) y[t * y_stride + r * y_step] = lane_sum(acc[r][t]);
   }
 }
 
@@ -84,15 +84,14 @@ SS_INLINE void fgemm(ss_pack pack, float *y, size_t y_stride, const void *w, siz
                      size_t n_tokens) {
   const uint8_t *row = w;
   const size_t row_bytes = cols * (pack == SS_PACK_F32 ? 4 : 2);
-  for (size_t r = 0, n; r < n_rows; r += n, row += n * row_bytes) {
-    n = n_rows - r >= 2 ? 2 : 1;
+  for (size_t r = 0; r < n_rows; r += ROWS, row += ROWS * row_bytes) {
+    const size_t step = n_rows - r >= ROWS ? row_bytes : 0;
     for (size_t t = 0; t < n_tokens; t++) {
       float *to = y + t * y_stride + r;
       const float *from = x + t * cols;
-      if (n == 1) float_tile(pack, 1, 1, to, y_stride, row, cols, from);
-      else if (n_tokens - t == 1) float_tile(pack, 2, 1, to, y_stride, row, cols, from);
+      if (n_tokens - t == 1) float_tile(pack, 1, to, y_stride, row, step, cols, from);
       else { /* each weight is read, and widened, for two tokens */
-        float_tile(pack, 2, 2, to, y_stride, row, cols, from);
+        float_tile(pack, 2, to, y_stride, row, step, cols, from);
         t++;
       }
     }

@@ -5,6 +5,9 @@
  *     attention     h += Wo attend(rope(Wq n(h)), rope(Wk n(h)), Wv n(h))       n = RMSNorm, GQA heads
  *     feed-forward  h += Wdown (silu(Wgate n(h)) * Wup n(h))                     SwiGLU
  *
+ * A mask may come with a recovery: gains of its own for n, a scale on what a block adds, and for a block that is left out
+ * h += a h + b, channel by channel.
+ *
  * A step takes n tokens of a prompt (prefill) or one (decode) through every block. Work is split over threads by
  * output rows, tokens or heads and never inside a sum, so any number of threads gives the same bits. */
 #include "model/session.h"
@@ -28,7 +31,9 @@ struct job {
   ss_acts acts;
   output outputs[3];
   uint32_t n_outputs;
-  bool add_to_h; /* h += outputs[0].y */
+  bool add_to_h; /* h += scale * outputs[0].y */
+  float scale;
+  const ss_recovery_block *stand_in;
 };
 
 static void run_part(void *arg, uint32_t part, uint32_t n_parts) {
@@ -57,9 +62,11 @@ static void matmul_part(const job *j, size_t first, size_t end, uint32_t thread)
     const size_t a = first > start ? first - start : 0, b = ss_min(end - start, groups);
     if (a < b) {
       ss_matmul(s->kernels, o->y, stride, &o->w, a, b, &j->acts, panel);
-      if (j->add_to_h)
-        for (uint32_t t = 0; t < j->acts.n_tokens; t++)
-          s->kernels->add(s->h + t * stride + a * SS_ROWS, o->y + t * stride + a * SS_ROWS, (b - a) * SS_ROWS);
+      for (uint32_t t = 0; j->add_to_h && t < j->acts.n_tokens; t++) {
+        const size_t at = t * stride + a * SS_ROWS, n = (b - a) * SS_ROWS;
+        for (size_t k = 0; j->scale != 1.0f && k < n; k++) o->y[at + k] *= j->scale;
+        s->kernels->add(s->h + at, o->y + at, n);
+      }
     }
     start += groups;
   }
@@ -97,11 +104,47 @@ static void set_input(job *j, const float *input, size_t n, size_t cols) {
   j->acts = (ss_acts){.x = input, .q = j->s->act_q, .b = j->s->act_b, .n_tokens = (uint32_t)n, .cols = (uint32_t)cols};
 }
 
-static void norm_and_quantize(job *j, const float *h, size_t n, uint32_t norm) {
+static void norm_and_quantize(job *j, const float *h, size_t n, const float *gains) {
   set_input(j, h, n, j->s->model->config.n_embd);
-  j->norm = ss_model_vector(j->s->model, norm);
+  j->norm = gains;
   parallel(j, norm_part, n);
   j->acts.x = j->s->x;
+}
+
+/* ---- recovery ---- */
+
+static const float *gains_of(const ss_session *s, uint32_t block, uint32_t norm) {
+  const float *own = s->recovery ? s->recovery->blocks[block].gains : NULL;
+  return own ? own : ss_model_vector(s->model, norm);
+}
+
+static const float *output_gains(const ss_session *s) {
+  const float *own = s->recovery ? s->recovery->output_gains : NULL;
+  return own ? own : ss_model_vector(s->model, s->model->output_norm);
+}
+
+/* The last matmul of a block: h += scale * y. */
+static void add_block(job *j, uint32_t block, uint32_t matrix) {
+  j->outputs[0] = (output){ss_model_matrix(j->s->model, matrix), j->s->out};
+  j->n_outputs = 1;
+  j->add_to_h = true;
+  j->scale = j->s->recovery ? j->s->recovery->blocks[block].scale : 1.0f;
+  matmul(j);
+}
+
+/* Items are tokens. */
+static void stand_in_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  (void)thread;
+  const size_t n = j->s->model->config.n_embd;
+  const float *a = j->stand_in->a, *b = j->stand_in->b;
+  for (float *h = j->s->h + first * n, *last = j->s->h + end * n; h < last; h += n)
+    for (size_t i = 0; i < n; i++) h[i] = h[i] + (a[i] * h[i] + b[i]);
+}
+
+void ss_run_stand_in(ss_session *s, uint32_t block) {
+  if (!s->recovery || !s->recovery->blocks[block].a) return;
+  job j = {.s = s, .stand_in = &s->recovery->blocks[block]};
+  parallel(&j, stand_in_part, s->n);
 }
 
 /* ---- attention ---- */
@@ -201,7 +244,7 @@ static void run_attention(ss_session *s, uint32_t layer) {
   const ss_layer *l = &m->layers[layer];
   job j = {.s = s, .layer = l, .kv = &s->kv[layer]};
 
-  norm_and_quantize(&j, s->h, s->n, l->attn_norm);
+  norm_and_quantize(&j, s->h, s->n, gains_of(s, 2 * layer, l->attn_norm));
   j.outputs[0] = (output){ss_model_matrix(m, l->q), s->q};
   j.outputs[1] = (output){ss_model_matrix(m, l->k), s->k};
   j.outputs[2] = (output){ss_model_matrix(m, l->v), s->v};
@@ -213,10 +256,7 @@ static void run_attention(ss_session *s, uint32_t layer) {
 
   set_input(&j, s->x, s->n, (size_t)c->n_heads * c->head_dim);
   parallel(&j, quantize_part, s->n);
-  j.outputs[0] = (output){ss_model_matrix(m, l->o), s->out};
-  j.n_outputs = 1;
-  j.add_to_h = true;
-  matmul(&j);
+  add_block(&j, 2 * layer, l->o);
   s->kv[layer].filled = s->length + s->n;
 }
 
@@ -235,7 +275,7 @@ static void run_feed_forward(ss_session *s, uint32_t layer) {
   const ss_layer *l = &m->layers[layer];
   job j = {.s = s, .layer = l};
 
-  norm_and_quantize(&j, s->h, s->n, l->ffn_norm);
+  norm_and_quantize(&j, s->h, s->n, gains_of(s, 2 * layer + 1, l->ffn_norm));
   j.outputs[0] = (output){ss_model_matrix(m, l->gate), s->gate};
   j.outputs[1] = (output){ss_model_matrix(m, l->up), s->up};
   j.n_outputs = 2;
@@ -243,10 +283,7 @@ static void run_feed_forward(ss_session *s, uint32_t layer) {
 
   set_input(&j, s->gate, s->n, m->config.n_ff);
   parallel(&j, swiglu_part, s->n);
-  j.outputs[0] = (output){ss_model_matrix(m, l->down), s->out};
-  j.n_outputs = 1;
-  j.add_to_h = true;
-  matmul(&j);
+  add_block(&j, 2 * layer + 1, l->down);
 }
 
 void ss_run_block(ss_session *s, uint32_t block) {
@@ -323,12 +360,12 @@ void ss_run_head(ss_session *s, uint32_t first, uint32_t row) {
   j.outputs[0] = (output){ss_model_matrix(m, m->head), s->logits + row * ss_padded(m->config.n_vocab)};
   j.n_outputs = 1;
   if (ss_packs[j.outputs[0].w.pack].is_float) {
-    norm_and_quantize(&j, h, n, m->output_norm);
+    norm_and_quantize(&j, h, n, output_gains(s));
     matmul(&j);
     return;
   }
   set_input(&j, h, n, m->config.n_embd);
-  j.norm = ss_model_vector(m, m->output_norm);
+  j.norm = output_gains(s);
   parallel(&j, norm_twice_part, n);
   j.acts.n_tokens = 2 * n;
   parallel(&j, head_part, ss_matrix_groups(&j.outputs[0].w));

@@ -67,6 +67,13 @@ static ss_status check_masks(const ss_mask *run, const ss_mask *kv, uint32_t n_l
   return SS_OK;
 }
 
+static ss_status check_recovery(const ss_model *m, const ss_recovery *r, ss_error *err) {
+  const ss_config *c = &m->config;
+  if (!r || (r->n_blocks == 2 * c->n_layers && r->n_embd == c->n_embd)) return SS_OK;
+  return ss_fail(err, SS_E_ARGUMENT, "recovery: for %u blocks of width %u, the model has %u of %u", r->n_blocks,
+                 r->n_embd, 2 * c->n_layers, c->n_embd);
+}
+
 /* The options with defaults filled in; *masks holds the masks they point to. */
 static ss_status complete_options(const ss_model *m, const ss_session_options *given, ss_session_options *o,
                                   ss_mask masks[2], ss_error *err) {
@@ -92,7 +99,8 @@ static ss_status complete_options(const ss_model *m, const ss_session_options *g
   masks[1] = o->kv_mask ? *o->kv_mask : masks[0];
   o->run_mask = &masks[0];
   o->kv_mask = &masks[1];
-  return check_masks(&masks[0], &masks[1], c->n_layers, err);
+  const ss_status status = check_masks(&masks[0], &masks[1], c->n_layers, err);
+  return status ? status : check_recovery(m, o->recovery, err);
 }
 
 size_t ss_session_bytes(const ss_model *m, const ss_session_options *options) {
@@ -139,6 +147,7 @@ ss_status ss_session_create(ss_session **out, const ss_model *m, const ss_sessio
   s->max_logits = o.max_logits;
   s->run_mask = masks[0];
   s->kv_mask = masks[1];
+  s->recovery = o.recovery;
   *out = s;
   return SS_OK;
 }
@@ -218,7 +227,10 @@ ss_status ss_session_run(ss_session *s, uint32_t max_blocks, ss_error *err) {
       ss_run_embedding(s);
     }
     for (; s->block < n_blocks; s->block++) {
-      if (!ss_mask_has(&s->run_mask, s->block)) continue;
+      if (!ss_mask_has(&s->run_mask, s->block)) {
+        ss_run_stand_in(s, s->block); /* costs next to nothing, and counts so */
+        continue;
+      }
       if (!budget) return SS_MORE;
       if ((status = need_block(m, s->block, err))) return status;
       ss_run_block(s, s->block);
@@ -271,7 +283,17 @@ ss_status ss_session_truncate(ss_session *s, uint32_t n_tokens, ss_error *err) {
 ss_status ss_session_set_run_mask(ss_session *s, const ss_mask *run_mask, ss_error *err) {
   if (s->active) return ss_fail(err, SS_E_STATE, "a step is under way: run it to its end or cancel it");
   const ss_status status = check_masks(run_mask, &s->kv_mask, s->model->config.n_layers, err);
-  if (!status) s->run_mask = *run_mask;
+  if (!status) {
+    s->run_mask = *run_mask;
+    s->recovery = NULL;
+  }
+  return status;
+}
+
+ss_status ss_session_set_recovery(ss_session *s, const ss_recovery *recovery, ss_error *err) {
+  if (s->active) return ss_fail(err, SS_E_STATE, "a step is under way: run it to its end or cancel it");
+  const ss_status status = check_recovery(s->model, recovery, err);
+  if (!status) s->recovery = recovery;
   return status;
 }
 

@@ -23,6 +23,7 @@ struct ss_session {
   size_t bytes; /* of the one allocation that holds this struct and everything it points to */
   uint32_t context, chunk, max_logits;
   ss_mask run_mask, kv_mask;
+  const ss_recovery *recovery; /* of run_mask; NULL: none */
 
   ss_kv *kv; /* [n_layers] */
   uint32_t length; /* positions held */
@@ -61,9 +62,10 @@ struct ss_session {
 
 static inline size_t ss_padded(size_t rows) { return (rows + SS_ROWS - 1) / SS_ROWS * SS_ROWS; }
 
-/* Runs block `block` on the chunk in flight: h += block(h). forward.c */
+/* One step of the walk over the chunk in flight. forward.c */
 void ss_run_embedding(ss_session *s);
-void ss_run_block(ss_session *s, uint32_t block);
+void ss_run_block(ss_session *s, uint32_t block);    /* h += block(h) */
+void ss_run_stand_in(ss_session *s, uint32_t block); /* of a skipped block, where the recovery has one */
 /* Logits of the chunk's tokens first..n-1 into row `row` and on. */
 void ss_run_head(ss_session *s, uint32_t first, uint32_t row);
 

@@ -1,6 +1,6 @@
 /* The bank file: a GGUF with general.architecture "skipstone-bank".
  *
- *   skipstone-bank.version u32               of the format; a newer one is refused
+ *   skipstone-bank.version u32               of the format; 1, or 2 where there is recovery; a newer one is refused
  *   skipstone-bank.numerics_version u32      SS_NUMERICS_VERSION of the losses
  *   skipstone-bank.n_layers u32              of the model: 2 blocks each
  *   skipstone-bank.levels f32[L]             share of the block MACs skipped, ascending, in (0, 1)
@@ -9,10 +9,19 @@
  *   optional: skipstone-bank.losses f32[L * (K + 1)], .dense_losses f32[K + 1], .sizes u32[K], .examples string[K],
  *             .method, .training, .provenance string
  *   tensors:  centroids F32 [K][dim];  masks I8 [L][K + 1][2 * n_layers], 1: the block runs, index K: the fallback;
- *             recovery.*: what a later version adds to kept blocks. A bank with them is refused here, since
- *             its masks alone are not what was measured.
  *
- * A bank is a few kilobytes, so everything is checked when it is opened and kept in one arena. */
+ * Recovery (ss_recovery): skipstone-bank.n_embd u32, and tensors that hold the rows of all masks, level by level, in each the
+ * clusters and then the global mask, in each the blocks in order. A mask has a part when its bit in recovery.parts is set:
+ *   recovery.parts     I8 [L][K + 1]        of each mask: 1 gains + 2 scales + 4 stand-ins
+ *   recovery.gains     F16 [rows][n_embd]   RMSNorm gains of each block that runs, then of the output norm
+ *   recovery.scales    F16 [rows]           of each block that runs: its output is multiplied by it
+ *   recovery.stand_ins F16 [rows][2][n_embd] of each block that does not run: a and b of h += a * h + b
+ *
+ * For SmolLM2-135M (60 blocks of width 576) a mask that skips s of them takes (61 - s) * 1154 + s * 2304 bytes of it, 70 to 105 KB:
+ * 4 levels of 8 clusters and the global mask are about 3.1 MB. Stand-ins of rank 8 would take 18 KB for each skipped
+ * block, twice the room of all the rest.
+ *
+ * A bank is small, so everything is checked when it is opened and kept in one arena. */
 #include "route/bank.h"
 
 #include "model/quant.h"
@@ -27,6 +36,8 @@
 
 typedef struct reader {
   const ss_gguf *g;
+  const uint8_t *file; /* [n] */
+  size_t n;
   ss_error *err;
   ss_status status; /* the first error; nothing is read after it */
 } reader;
@@ -77,8 +88,7 @@ static void read_floats(reader *r, const char *key, float *out) {
 }
 
 /* The tensor's bytes in the file, once its type and dims are what they must be. */
-static const uint8_t *find_tensor(reader *r, const uint8_t *file, size_t n, const char *name, uint32_t type,
-                                  uint32_t n_dims, const uint64_t dims[3]) {
+static const uint8_t *find_tensor(reader *r, const char *name, uint32_t type, const uint64_t dims[3]) {
   if (r->status != SS_OK) return NULL;
   const int32_t at = ss_gguf_find(r->g, name);
   if (at < 0) {
@@ -86,19 +96,19 @@ static const uint8_t *find_tensor(reader *r, const uint8_t *file, size_t n, cons
     return NULL;
   }
   const ss_gguf_tensor *t = &r->g->tensors[at];
-  if (t->type != type || t->n_dims > n_dims || memcmp(t->dims, dims, 3 * sizeof *dims) != 0) {
+  if (t->type != type || t->n_dims > 3 || memcmp(t->dims, dims, 3 * sizeof *dims) != 0) {
     r->status = ss_fail(r->err, SS_E_FORMAT, "bank: tensor %s is %s [%llu, %llu, %llu], want %s [%llu, %llu, %llu]",
                         name, ss_quant_find(t->type)->name, (unsigned long long)t->dims[0],
                         (unsigned long long)t->dims[1], (unsigned long long)t->dims[2], ss_quant_find(type)->name,
                         (unsigned long long)dims[0], (unsigned long long)dims[1], (unsigned long long)dims[2]);
     return NULL;
   }
-  if (t->bytes > n || t->offset > n - t->bytes) {
+  if (t->bytes > r->n || t->offset > r->n - t->bytes) {
     r->status = ss_fail(r->err, SS_E_FORMAT, "bank: truncated: %s ends at byte %llu, the file has %zu", name,
-                        (unsigned long long)(t->offset + t->bytes), n);
+                        (unsigned long long)(t->offset + t->bytes), r->n);
     return NULL;
   }
-  return file + t->offset;
+  return r->file + t->offset;
 }
 
 /* ---- opening ---- */
@@ -126,20 +136,24 @@ static ss_status check_kind(const ss_gguf *g, ss_error *err) {
   if (r.status == SS_OK && version > SS_BANK_VERSION)
     return ss_fail(err, SS_E_UNSUPPORTED, "bank: version %llu is newer than %u, which this build reads",
                    (unsigned long long)version, SS_BANK_VERSION);
-  for (uint32_t i = 0; r.status == SS_OK && i < g->n_tensors; i++) {
-    const ss_gguf_tensor *t = &g->tensors[i];
-    if (t->name_len > 9 && !memcmp(t->name, "recovery.", 9))
-      return ss_fail(err, SS_E_UNSUPPORTED, "bank: %s: this build does not apply recovery tensors", t->name);
-  }
   return r.status;
 }
 
-static void lay_out(ss_arena *arena, ss_bank *b, bool losses, bool dense_losses, bool sizes) {
-  const size_t n_masks = (size_t)b->n_levels * (b->n_clusters + 1);
+enum { GAINS, SCALES, STAND_INS, N_PARTS };
+static const char *const part_names[] = {"recovery.gains", "recovery.scales", "recovery.stand_ins"};
+
+static void lay_out(ss_arena *arena, ss_bank *b, const ss_gguf *g, bool losses, bool dense_losses, bool sizes) {
+  const size_t n_masks = (size_t)b->n_levels * (b->n_clusters + 1), n_recoveries = b->n_embd ? n_masks : 0;
   ss_carve(arena, 1, sizeof *b);
   b->levels = ss_carve(arena, b->n_levels, sizeof *b->levels);
   b->centroids = ss_carve(arena, (size_t)b->n_clusters * b->dim, sizeof *b->centroids);
   b->masks = ss_carve(arena, n_masks, sizeof *b->masks);
+  b->recoveries = ss_carve(arena, n_recoveries, sizeof *b->recoveries);
+  b->recovery_blocks = ss_carve(arena, n_recoveries * 2 * b->n_layers, sizeof *b->recovery_blocks);
+  for (int i = 0; i < N_PARTS; i++) {
+    const int32_t at = n_recoveries ? ss_gguf_find(g, part_names[i]) : -1;
+    b->recovery_floats[i] = ss_carve(arena, at < 0 ? 0 : g->tensors[at].n_elements, sizeof(float));
+  }
   b->losses = losses ? ss_carve(arena, n_masks, sizeof *b->losses) : NULL;
   b->dense_losses = dense_losses ? ss_carve(arena, b->n_clusters + 1, sizeof *b->dense_losses) : NULL;
   b->sizes = sizes ? ss_carve(arena, b->n_clusters, sizeof *b->sizes) : NULL;
@@ -178,10 +192,64 @@ static void read_masks(reader *r, ss_bank *b, const uint8_t *bytes) {
     }
 }
 
+/* The rows of part `i` as floats. */
+static float *read_rows(reader *r, const ss_bank *b, int i, uint64_t rows) {
+  const uint64_t dims[N_PARTS][3] = {{b->n_embd, rows, 1}, {rows, 1, 1}, {b->n_embd, 2, rows}};
+  float *out = b->recovery_floats[i];
+  const uint8_t *bytes = rows ? find_tensor(r, part_names[i], SS_GGUF_F16, dims[i]) : NULL;
+  if (!bytes) return out;
+  const size_t wrong = ss_quant_floats(out, SS_GGUF_F16, (size_t)(dims[i][0] * dims[i][1] * dims[i][2]), bytes);
+  if (wrong != SS_QUANT_FINITE)
+    r->status = ss_fail(r->err, SS_E_FORMAT, "bank: %s: element %zu is not finite", part_names[i], wrong);
+  return out;
+}
+
+static void read_recovery(reader *r, ss_bank *b) {
+  const uint32_t n_blocks = 2 * b->n_layers, n_masks = b->n_levels * (b->n_clusters + 1);
+  const uint64_t dims[] = {b->n_clusters + 1, b->n_levels, 1};
+  uint64_t rows[N_PARTS] = {0};
+  const uint8_t *parts = b->n_embd ? find_tensor(r, "recovery.parts", TYPE_I8, dims) : NULL;
+  if (!parts) return;
+  for (uint32_t i = 0; i < n_masks; i++) {
+    const uint32_t n_run = ss_mask_count(&b->masks[i], n_blocks);
+    if (parts[i] >> N_PARTS) {
+      r->status = ss_fail(r->err, SS_E_FORMAT, "bank: recovery.parts: element %u is %u, want 0 to 7", i, parts[i]);
+      return;
+    }
+    if (parts[i] >> GAINS & 1) rows[GAINS] += n_run + 1;
+    if (parts[i] >> SCALES & 1) rows[SCALES] += n_run;
+    if (parts[i] >> STAND_INS & 1) rows[STAND_INS] += n_blocks - n_run;
+  }
+  const float *gains = read_rows(r, b, GAINS, rows[GAINS]), *scales = read_rows(r, b, SCALES, rows[SCALES]);
+  const float *stand_ins = read_rows(r, b, STAND_INS, rows[STAND_INS]);
+  ss_recovery_block *block = b->recovery_blocks;
+  for (uint32_t i = 0; r->status == SS_OK && i < n_masks; i++) {
+    ss_recovery *recovery = &b->recoveries[i];
+    *recovery = (ss_recovery){.n_blocks = n_blocks, .n_embd = b->n_embd, .blocks = parts[i] ? block : NULL};
+    b->n_recovered += parts[i] != 0;
+    for (uint32_t k = 0; k < n_blocks; k++, block++) {
+      const bool runs = ss_mask_has(&b->masks[i], k);
+      block->scale = runs && parts[i] >> SCALES & 1 ? *scales++ : 1.0f;
+      if (runs && parts[i] >> GAINS & 1) {
+        block->gains = gains;
+        gains += b->n_embd;
+      } else if (!runs && parts[i] >> STAND_INS & 1) {
+        block->a = stand_ins;
+        block->b = stand_ins + b->n_embd;
+        stand_ins += 2 * b->n_embd;
+      }
+    }
+    if (parts[i] >> GAINS & 1) {
+      recovery->output_gains = gains;
+      gains += b->n_embd;
+    }
+  }
+}
+
 /* Everything behind the header. *g is moved into the bank, or stays the caller's when this fails. */
 static ss_status read_bank(ss_bank **out, const ss_gguf *g, const uint8_t *file, size_t n, const ss_host *host,
                            ss_error *err) {
-  reader r = {.g = g, .err = err};
+  reader r = {.g = g, .file = file, .n = n, .err = err};
   ss_bank shape = {.version = (uint32_t)take_unsigned(&r, KEY("version"), 1, SS_BANK_VERSION),
                    .numerics_version = (uint32_t)take_unsigned(&r, KEY("numerics_version"), 0, UINT32_MAX),
                    .n_layers = (uint32_t)take_unsigned(&r, KEY("n_layers"), 1, SS_MAX_BLOCKS / 2),
@@ -204,26 +272,28 @@ static ss_status read_bank(ss_bank **out, const ss_gguf *g, const uint8_t *file,
   shape.n_clusters = (uint32_t)n_clusters;
   shape.dim = (uint32_t)dim;
   const uint64_t centroid_dims[] = {dim, n_clusters, 1}, mask_dims[] = {2 * shape.n_layers, n_clusters + 1, n_levels};
-  const uint8_t *centroids = find_tensor(&r, file, n, "centroids", SS_GGUF_F32, 2, centroid_dims);
-  const uint8_t *masks = find_tensor(&r, file, n, "masks", TYPE_I8, 3, mask_dims);
+  const uint8_t *centroids = find_tensor(&r, "centroids", SS_GGUF_F32, centroid_dims);
+  const uint8_t *masks = find_tensor(&r, "masks", TYPE_I8, mask_dims);
   const bool losses = has_array(&r, KEY("losses"), SS_META_F32, n_levels * (n_clusters + 1));
   const bool dense = has_array(&r, KEY("dense_losses"), SS_META_F32, n_clusters + 1);
   const bool sizes = has_array(&r, KEY("sizes"), SS_META_U32, n_clusters);
+  if (ss_gguf_find(g, "recovery.parts") >= 0) shape.n_embd = (uint32_t)take_unsigned(&r, KEY("n_embd"), 1, MAX_DIM);
   if (r.status != SS_OK) return r.status;
 
   ss_arena arena = {0};
-  lay_out(&arena, &shape, losses, dense, sizes);
-  ss_bank *b = ss_host_alloc(host, arena.used);
+  lay_out(&arena, &shape, g, losses, dense, sizes);
+  ss_bank *b = arena.overflow ? NULL : ss_host_alloc(host, arena.used);
   if (!b) return ss_fail(err, SS_E_MEMORY, "bank: the host refused %zu bytes", arena.used);
   const size_t bytes = arena.used;
   *b = shape;
   arena = (ss_arena){.base = (uint8_t *)b};
-  lay_out(&arena, b, losses, dense, sizes);
+  lay_out(&arena, b, g, losses, dense, sizes);
   b->host = *host;
   b->bytes = bytes;
   read_levels(&r, b);
   read_centroids(&r, b, centroids);
   read_masks(&r, b, masks);
+  read_recovery(&r, b);
   if (losses) read_floats(&r, KEY("losses"), b->losses);
   if (dense) read_floats(&r, KEY("dense_losses"), b->dense_losses);
   for (uint32_t i = 0; sizes && i < b->n_clusters; i++) {
@@ -273,6 +343,7 @@ void ss_bank_info_get(const ss_bank *b, ss_bank_info *out) {
       .n_layers = b->n_layers,
       .n_blocks = 2 * b->n_layers,
       .dim = b->dim,
+      .n_recovered = b->n_recovered,
       .levels = b->levels,
       .losses = b->losses,
       .dense_losses = b->dense_losses,
@@ -362,4 +433,12 @@ ss_status ss_bank_mask(const ss_bank *b, uint32_t cluster, double depth, ss_mask
   const ss_status status = ss_bank_level(b, depth, &level, err);
   if (status == SS_OK && level != SS_BANK_DENSE) *mask = b->masks[level * (b->n_clusters + 1) + cluster];
   return status;
+}
+
+const ss_recovery *ss_bank_recovery(const ss_bank *b, uint32_t cluster, double depth) {
+  uint32_t level;
+  if (!b->n_recovered || cluster > b->n_clusters || ss_bank_level(b, depth, &level, NULL) || level == SS_BANK_DENSE)
+    return NULL;
+  const ss_recovery *r = &b->recoveries[level * (b->n_clusters + 1) + cluster];
+  return r->blocks ? r : NULL;
 }

@@ -12,6 +12,11 @@ struct ss_bank {
   float *levels;    /* [n_levels] */
   float *centroids; /* [n_clusters][dim] */
   ss_mask *masks;   /* [n_levels][n_clusters + 1] */
+  uint32_t n_recovered;               /* masks with some recovery */
+  uint32_t n_embd;                    /* of the model; 0: no recovery, and the three below have no elements */
+  ss_recovery *recoveries;            /* [n_levels][n_clusters + 1]; without blocks: none */
+  ss_recovery_block *recovery_blocks; /* [n_levels][n_clusters + 1][2 * n_layers] */
+  float *recovery_floats[3];          /* the numbers of gains, scales and stand-ins */
   float *losses, *dense_losses;
   uint32_t *sizes;
   ss_fingerprint model, encoder;

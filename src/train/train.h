@@ -208,6 +208,7 @@ typedef struct ss_bank_parts { /* what the file holds; see route/bank.c. Texts m
   const float *levels; /* [n_levels] */
   const float *centroids; /* [n_clusters][dim] */
   const ss_mask *masks; /* [n_levels][n_clusters + 1] */
+  const ss_recovery *const *recoveries; /* [n_levels][n_clusters + 1] of each mask; may be NULL, as may each */
   const float *losses; /* [n_levels][n_clusters + 1], may be NULL */
   const float *dense_losses; /* [n_clusters + 1], may be NULL */
   const uint32_t *sizes; /* [n_clusters], may be NULL */
@@ -216,7 +217,12 @@ typedef struct ss_bank_parts { /* what the file holds; see route/bank.c. Texts m
   const char *name, *model_name, *encoder_kind, *encoder_name, *method, *training, *provenance;
 } ss_bank_parts;
 
-/* The bank file's bytes, *n of them, to be freed with ss_host_free(host, *out, *n). */
+/* The nearest f16, halves to even; beyond its range the largest finite one. NaN stays NaN. */
+uint16_t ss_half_of_float(float x);
+
+/* The bank file's bytes, *n of them. Of a recovery, gains are written when every block that runs and the output norm have
+ * them, and none otherwise; scales when one is not 1; stand-ins when a skipped block has one, 0 for those that have none.
+ * Its numbers become f16 (ss_half_of_float). To be freed with ss_host_free(host, *out, *n). */
 ss_status ss_bank_write(uint8_t **out, size_t *n, const ss_bank_parts *parts, const ss_host *host, ss_error *err);
 
 #endif

@@ -27,11 +27,46 @@ ss_mask bank_mask(uint32_t cluster, uint32_t level) {
   return m;
 }
 
+uint32_t bank_recovery_parts(const bank_case *c, uint32_t i) {
+  if (i == 0) return c->parts ? c->parts : 7;
+  return i == BANK_LEVELS * (BANK_CLUSTERS + 1) - 1 ? 0 : i % 8;
+}
+
+static void put_recovery(gguf_writer *w, const bank_case *c) {
+  enum { N_MASKS = BANK_LEVELS * (BANK_CLUSTERS + 1), N_BLOCKS = 2 * BANK_LAYERS, N_RUN = N_BLOCKS - 1 };
+  uint8_t parts[N_MASKS];
+  uint16_t gains[N_MASKS * N_BLOCKS * BANK_EMBD], scales[N_MASKS * N_BLOCKS], stand_ins[N_MASKS * 2 * BANK_EMBD];
+  uint64_t rows[3] = {0};
+  for (uint32_t i = 0; i < N_MASKS; i++) {
+    parts[i] = (uint8_t)bank_recovery_parts(c, i);
+    if (parts[i] & 1) rows[0] += N_RUN + 1;
+    if (parts[i] & 2) rows[1] += N_RUN;
+    if (parts[i] & 4) rows[2] += 1;
+  }
+  if (c->gain_rows) rows[0] = c->gain_rows;
+  for (uint32_t i = 0; i < sizeof gains / 2; i++) gains[i] = half_of_float((float)(i + 1));
+  for (uint32_t i = 0; i < sizeof scales / 2; i++) scales[i] = half_of_float(2 - (float)i / 64);
+  for (uint32_t i = 0; i < sizeof stand_ins / 2; i++) stand_ins[i] = half_of_float((float)(i + 1));
+  if (c->scale) scales[0] = (uint16_t)c->scale;
+  const uint64_t parts_dims[] = {BANK_CLUSTERS + 1, BANK_LEVELS}, gains_dims[] = {BANK_EMBD, rows[0]};
+  const uint64_t stand_in_dims[] = {BANK_EMBD, 2, rows[2]};
+  if (wanted(c, KEY("n_embd"))) gguf_u32(w, KEY("n_embd"), BANK_EMBD);
+  if (wanted(c, "recovery.parts")) gguf_tensor(w, "recovery.parts", TYPE_I8, 2, parts_dims, parts, sizeof parts);
+  const uint32_t type = c->recovery_type ? c->recovery_type : SS_GGUF_F16;
+  if (wanted(c, "recovery.gains"))
+    gguf_tensor(w, "recovery.gains", type, 2, gains_dims, gains,
+                (size_t)(rows[0] * BANK_EMBD * ss_quant_find(type)->bytes));
+  if (wanted(c, "recovery.scales"))
+    gguf_tensor(w, "recovery.scales", SS_GGUF_F16, 1, &rows[1], scales, (size_t)rows[1] * 2);
+  if (wanted(c, "recovery.stand_ins"))
+    gguf_tensor(w, "recovery.stand_ins", SS_GGUF_F16, 3, stand_in_dims, stand_ins, (size_t)rows[2] * 4 * BANK_EMBD);
+}
+
 gguf_image bank_image(const bank_case *c) {
   gguf_writer w = gguf_start();
   const char *architecture = c->architecture ? c->architecture : "skipstone-bank";
   if (*architecture) gguf_string(&w, "general.architecture", architecture);
-  if (wanted(c, KEY("version"))) gguf_u32(&w, KEY("version"), c->version ? c->version : 1);
+  if (wanted(c, KEY("version"))) gguf_u32(&w, KEY("version"), c->version ? c->version : c->recovery ? 2 : 1);
   gguf_u32(&w, KEY("numerics_version"), SS_NUMERICS_VERSION);
   if (wanted(c, KEY("n_layers"))) gguf_u32(&w, KEY("n_layers"), BANK_LAYERS);
   const float levels[] = {0.25f, c->level != 0.0f ? c->level : 0.5f};
@@ -61,6 +96,7 @@ gguf_image bank_image(const bank_case *c) {
   const uint32_t type = c->mask_type ? c->mask_type : TYPE_I8;
   const size_t bytes = (size_t)BANK_LEVELS * n * 4 * ss_quant_find(type)->bytes;
   if (wanted(c, "masks")) gguf_tensor(&w, "masks", type, 3, mask_dims, masks, bytes);
+  if (c->recovery) put_recovery(&w, c);
   if (c->extra_tensor) gguf_tensor(&w, c->extra_tensor, SS_GGUF_F32, 1, dims, centroids, BANK_DIM * sizeof(float));
   return gguf_finish(&w);
 }

@@ -70,7 +70,7 @@ static void test_wrong_files_are_refused_and_named(void **state) {
   rejects(&(bank_case){.architecture = "llama"}, SS_E_FORMAT, "general.architecture is 'llama', want 'skipstone-bank'");
   rejects(&(bank_case){.architecture = "skipstone-bank2"}, SS_E_FORMAT, "skipstone-bank2");
   rejects(&(bank_case){.architecture = ""}, SS_E_FORMAT, "general.architecture is ''");
-  rejects(&(bank_case){.version = 2}, SS_E_UNSUPPORTED, "version 2 is newer than 1");
+  rejects(&(bank_case){.version = 3}, SS_E_UNSUPPORTED, "version 3 is newer than 2");
   rejects(&(bank_case){.without = "skipstone-bank.version"}, SS_E_FORMAT, "skipstone-bank.version is missing");
   rejects(&(bank_case){.without = "skipstone-bank.n_layers"}, SS_E_FORMAT, "n_layers is missing");
   rejects(&(bank_case){.without = "skipstone-bank.levels"}, SS_E_FORMAT, "levels: want an array");
@@ -87,13 +87,62 @@ static void test_wrong_files_are_refused_and_named(void **state) {
   rejects(&(bank_case){.level = 1.0f}, SS_E_FORMAT, "levels: element 1 is not between");
   rejects(&(bank_case){.level = (float)NAN}, SS_E_FORMAT, "levels: element 1 is not finite");
   rejects(&(bank_case){.losses = 7}, SS_E_FORMAT, "losses has 7 elements");
-  rejects(&(bank_case){.extra_tensor = "recovery.0.0.scale"}, SS_E_UNSUPPORTED, "recovery.0.0.scale");
+  rejects(&(bank_case){.recovery = 1, .without = "skipstone-bank.n_embd"}, SS_E_FORMAT, "n_embd is missing");
+  rejects(&(bank_case){.recovery = 1, .without = "recovery.gains"}, SS_E_FORMAT, "recovery.gains is missing");
+  rejects(&(bank_case){.recovery = 1, .without = "recovery.scales"}, SS_E_FORMAT, "recovery.scales is missing");
+  rejects(&(bank_case){.recovery = 1, .without = "recovery.stand_ins"}, SS_E_FORMAT, "recovery.stand_ins is missing");
+  rejects(&(bank_case){.recovery = 1, .parts = 8}, SS_E_FORMAT, "recovery.parts: element 0 is 8, want 0 to 7");
+  rejects(&(bank_case){.recovery = 1, .gain_rows = 5}, SS_E_FORMAT,
+          "recovery.gains is F16 [4, 5, 1], want F16 [4, 16, 1]");
+  rejects(&(bank_case){.recovery = 1, .recovery_type = SS_GGUF_BF16}, SS_E_FORMAT, "recovery.gains is BF16");
+  rejects(&(bank_case){.recovery = 1, .scale = 0x7c00}, SS_E_FORMAT, "recovery.scales: element 0 is not finite");
+  rejects(&(bank_case){.recovery = 1, .scale = 0x7e00}, SS_E_FORMAT, "recovery.scales: element 0 is not finite");
   ss_bank_free(open_bank(&(bank_case){.extra_tensor = "something.else"})); /* what is not known does no harm */
+}
+
+static void test_recovery_is_what_the_file_says(void **state) {
+  (void)state;
+  const bank_case c = {.recovery = 1};
+  ss_bank *bank = open_bank(&c);
+  ss_bank_info info;
+  ss_bank_info_get(bank, &info);
+  assert_int_equal(info.version, 2);
+  assert_int_equal(info.n_recovered, 7);
+  float gain = 1, scale = 2, stand_in = 1; /* the next in the file */
+  for (uint32_t i = 0; i < BANK_LEVELS * (BANK_CLUSTERS + 1); i++) {
+    const uint32_t cluster = i % (BANK_CLUSTERS + 1), level = i / (BANK_CLUSTERS + 1);
+    const uint32_t parts = bank_recovery_parts(&c, i);
+    const ss_recovery *r = ss_bank_recovery(bank, cluster, level ? 0.5 : 0.75);
+    const ss_mask mask = bank_mask(cluster, level);
+    assert_int_equal(r != NULL, parts != 0);
+    if (!r) continue;
+    assert_int_equal(r->n_blocks, 4);
+    assert_int_equal(r->n_embd, BANK_EMBD);
+    for (uint32_t block = 0; block < 4; block++) {
+      const ss_recovery_block *b = &r->blocks[block];
+      const bool runs = ss_mask_has(&mask, block);
+      assert_int_equal(b->gains != NULL, runs && parts & 1);
+      assert_int_equal(b->a != NULL && b->b != NULL, !runs && parts & 4);
+      if (b->gains) assert_true(b->gains[0] == gain && b->gains[BANK_EMBD - 1] == gain + BANK_EMBD - 1);
+      if (b->gains) gain += BANK_EMBD;
+      assert_true(b->scale == (runs && parts & 2 ? scale : 1));
+      if (runs && parts & 2) scale -= 1.0f / 64;
+      if (b->a) assert_true(b->a[0] == stand_in && b->b[0] == stand_in + BANK_EMBD);
+      if (b->a) stand_in += 2 * BANK_EMBD;
+    }
+    assert_int_equal(r->output_gains != NULL, parts & 1);
+    if (r->output_gains) assert_true(r->output_gains[0] == gain);
+    if (r->output_gains) gain += BANK_EMBD;
+  }
+  assert_null(ss_bank_recovery(bank, 0, 1));
+  assert_null(ss_bank_recovery(bank, 0, 0.1));
+  assert_null(ss_bank_recovery(bank, BANK_CLUSTERS + 1, 0.75));
+  ss_bank_free(bank);
 }
 
 static void test_every_truncation_is_an_error(void **state) {
   (void)state;
-  gguf_image image = bank_image(&(bank_case){.losses = 8});
+  gguf_image image = bank_image(&(bank_case){.losses = 8, .recovery = 1});
   for (size_t n = 0; n < image.len; n++) {
     uint8_t *part = malloc(n ? n : 1); /* exactly so long, for the sanitizer */
     ss_bank *bank;
@@ -107,15 +156,32 @@ static void test_every_truncation_is_an_error(void **state) {
   gguf_image_free(&image);
 }
 
+/* Reads what a session would, for the sanitizer. */
+static void read_all_of(const ss_recovery *r, const ss_mask *mask) {
+  float sum = 0;
+  for (uint32_t block = 0; r && block < r->n_blocks; block++) {
+    const ss_recovery_block *b = &r->blocks[block];
+    sum += b->scale;
+    for (uint32_t i = 0; i < r->n_embd; i++) {
+      if (ss_mask_has(mask, block) && b->gains) sum += b->gains[i];
+      if (!ss_mask_has(mask, block) && b->a) sum += b->a[i] + b->b[i];
+    }
+  }
+  assert_true(sum == sum);
+}
+
 static void test_a_flipped_byte_is_an_error_or_a_bank_but_never_a_crash(void **state) {
   (void)state;
-  gguf_image image = bank_image(&(bank_case){.losses = 8});
+  gguf_image image = bank_image(&(bank_case){.losses = 8, .recovery = 1});
   for (size_t i = 0; i < image.len; i++)
     for (int bit = 0; bit < 8; bit += 3) {
       ss_bank *bank;
       ss_mask m;
       image.data[i] ^= (uint8_t)(1 << bit);
-      if (ss_bank_open(&bank, image.data, image.len, &test_host, NULL) == SS_OK) ss_bank_mask(bank, 0, 0.75, &m, NULL);
+      if (ss_bank_open(&bank, image.data, image.len, &test_host, NULL) == SS_OK) {
+        ss_bank_mask(bank, 0, 0.75, &m, NULL);
+        read_all_of(ss_bank_recovery(bank, 0, 0.75), &m);
+      }
       ss_bank_free(bank);
       image.data[i] ^= (uint8_t)(1 << bit);
     }
@@ -189,6 +255,106 @@ static void test_what_is_written_is_read(void **state) {
   assert_int_equal(ss_bank_check(bank, model, model, note, sizeof note, &err), SS_OK);
   assert_string_equal(note, "");
   ss_bank_free(bank);
+}
+
+enum { EMBD = 5 };
+typedef struct some_recovery { /* for the masks of parts_for */
+  float numbers[64];
+  ss_recovery_block blocks[2][4];
+  ss_recovery recoveries[2];
+  const ss_recovery *all[6]; /* of masks 1 and 4 */
+} some_recovery;
+
+static void add_recovery(ss_bank_parts *p, some_recovery *r) {
+  *r = (some_recovery){0};
+  for (int i = 0; i < 64; i++) r->numbers[i] = 0.1f * (float)i - 3;
+  for (uint32_t k = 0; k < 2; k++) {
+    for (uint32_t block = 0; block < 4; block++) {
+      ss_recovery_block *b = &r->blocks[k][block];
+      b->scale = 1;
+      if (ss_mask_has(&p->masks[1 + 3 * k], block)) {
+        if (k == 0) b->gains = r->numbers + EMBD * block;
+        b->scale = k ? 1.0f : 1.25f + 0.1f * (float)block;
+      } else {
+        b->a = r->numbers + 40 - EMBD * k;
+        b->b = r->numbers + 50;
+      }
+    }
+    r->recoveries[k] = (ss_recovery){4, EMBD, r->blocks[k], k ? NULL : r->numbers + 20};
+    r->all[1 + 3 * k] = &r->recoveries[k];
+  }
+  p->recoveries = r->all;
+}
+
+static void assert_halves(const float *found, const float *want, size_t n) {
+  assert_int_equal(found != NULL, want != NULL);
+  for (size_t i = 0; want && i < n; i++)
+    assert_true(found[i] == ss_float_of_half(ss_half_of_float(want[i])) && fabsf(found[i] - want[i]) < 0.002f);
+}
+
+static void test_recovery_that_is_written_is_read(void **state) {
+  (void)state;
+  float centroids[80];
+  ss_mask masks[6];
+  some_recovery made;
+  ss_bank_parts parts = parts_for(model, centroids, masks);
+  add_recovery(&parts, &made);
+  uint8_t *bytes;
+  size_t n;
+  ss_bank *bank;
+  ss_bank_info info;
+  ss_error err = {0};
+  if (ss_bank_write(&bytes, &n, &parts, &test_host, &err)) fail_msg("%s", err.message);
+  if (ss_bank_open(&bank, bytes, n, &test_host, &err)) fail_msg("%s", err.message);
+  ss_host_free(&test_host, bytes, n);
+  ss_bank_info_get(bank, &info);
+  assert_int_equal(info.version, 2);
+  assert_int_equal(info.n_recovered, 2);
+  for (uint32_t i = 0; i < 6; i++) {
+    const ss_recovery *found = ss_bank_recovery(bank, i % 3, i / 3 ? 0.6 : 0.8), *want = made.all[i];
+    assert_int_equal(found != NULL, want != NULL);
+    for (uint32_t block = 0; found && block < 4; block++) {
+      assert_halves(found->blocks[block].gains, want->blocks[block].gains, EMBD);
+      assert_halves(&found->blocks[block].scale, &want->blocks[block].scale, 1);
+      assert_halves(found->blocks[block].a, want->blocks[block].a, EMBD);
+      assert_halves(found->blocks[block].b, want->blocks[block].b, EMBD);
+    }
+    if (found) assert_halves(found->output_gains, want->output_gains, EMBD);
+  }
+  ss_bank_free(bank);
+  ss_recovery other = made.recoveries[0];
+  other.n_blocks = 6;
+  made.all[1] = &other;
+  assert_int_equal(ss_bank_write(&bytes, &n, &parts, &test_host, &err), SS_E_ARGUMENT);
+  assert_has(err.message, "6 blocks");
+  made.all[1] = &made.recoveries[0];
+  other = made.recoveries[1];
+  other.n_embd = 4;
+  made.all[4] = &other;
+  assert_int_equal(ss_bank_write(&bytes, &n, &parts, &test_host, &err), SS_E_ARGUMENT);
+  assert_has(err.message, "width 4");
+  made.all[4] = NULL;
+  made.numbers[3] = (float)NAN;
+  assert_int_equal(ss_bank_write(&bytes, &n, &parts, &test_host, &err), SS_E_FORMAT);
+  assert_has(err.message, "recovery.gains");
+}
+
+static void test_a_half_is_the_nearest_one(void **state) {
+  (void)state;
+  for (uint32_t h = 0; h < 0x7c00; h++) { /* every finite one, and what lies between it and the next */
+    const float x = ss_float_of_half((uint16_t)h), next = ss_float_of_half((uint16_t)(h + 1));
+    assert_int_equal(ss_half_of_float(x), h);
+    assert_int_equal(ss_half_of_float(-x), h | 0x8000);
+    if (h == 0x7bff) break;
+    const float middle = x + (next - x) / 2;
+    assert_int_equal(ss_half_of_float(middle), h + (h & 1));
+    assert_int_equal(ss_half_of_float(nextafterf(middle, x)), h);
+    assert_int_equal(ss_half_of_float(nextafterf(middle, next)), h + 1);
+  }
+  assert_int_equal(ss_half_of_float(1e6f), 0x7bff);
+  assert_int_equal(ss_half_of_float(-(float)INFINITY), 0xfbff);
+  assert_int_equal(ss_half_of_float(65519.0f), 0x7bff);
+  assert_int_equal(ss_half_of_float((float)NAN) & 0x7fff, 0x7e00);
 }
 
 static void test_a_bank_that_could_not_be_read_is_not_written(void **state) {
@@ -371,7 +537,9 @@ static void test_every_failed_allocation_is_a_status_and_leaks_nothing(void **st
   (void)state;
   float centroids[80];
   ss_mask masks[6];
-  const ss_bank_parts parts = parts_for(model, centroids, masks);
+  some_recovery made;
+  ss_bank_parts parts = parts_for(model, centroids, masks);
+  add_recovery(&parts, &made);
   for (size_t fail_at = 1;; fail_at++) {
     counting_memory memory = {.fail_at = fail_at};
     const ss_host host = counting_host(&memory);
@@ -394,9 +562,12 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_a_bank_holds_what_its_file_says),
       cmocka_unit_test(test_wrong_files_are_refused_and_named),
+      cmocka_unit_test(test_recovery_is_what_the_file_says),
       cmocka_unit_test(test_every_truncation_is_an_error),
       cmocka_unit_test(test_a_flipped_byte_is_an_error_or_a_bank_but_never_a_crash),
       cmocka_unit_test(test_what_is_written_is_read),
+      cmocka_unit_test(test_recovery_that_is_written_is_read),
+      cmocka_unit_test(test_a_half_is_the_nearest_one),
       cmocka_unit_test(test_a_bank_that_could_not_be_read_is_not_written),
       cmocka_unit_test(test_depth_takes_the_nearest_level_that_runs_at_least_that_much),
       cmocka_unit_test(test_fingerprints_tell_families_and_quantisations_apart),
