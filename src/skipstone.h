@@ -300,6 +300,23 @@ ss_status ss_session_set_run_mask(ss_session *session, const ss_mask *run_mask, 
 /* Borrows the recovery of the run mask from now on; NULL: none. */
 ss_status ss_session_set_recovery(ss_session *session, const ss_recovery *recovery, ss_error *err);
 
+/* Takes over the first n_tokens of `from`, so that both may go on from there. The two are sessions of one model with
+ * the same masks; what `to` held is gone. */
+ss_status ss_session_copy(ss_session *to, const ss_session *from, uint32_t n_tokens, ss_error *err);
+
+/* A session as bytes that outlive the process: KV, tokens, masks, and what they belong to (saved.c describes the format).
+ * `tokens` are those that it holds, [ss_session_length]; `bytes` has room for ss_session_saved_bytes. SS_E_STATE while a step is
+ * under way, or when the KV has holes. */
+size_t ss_session_saved_bytes(const ss_session *session);
+ss_status ss_session_save(const ss_session *session, const int32_t *tokens, void *bytes, ss_error *err);
+
+/* The session that was saved, with the context and chunk that `options` ask for; its tokens go to tokens[context] and their number is
+ * ss_session_length. `bytes` may be anything: SS_E_FORMAT: no saved session, truncated or damaged; SS_E_UNSUPPORTED: of
+ * another version of the format or of the numbers; SS_E_ARGUMENT: of another model or with other masks than
+ * `options`; SS_E_CONTEXT: it does not fit. */
+ss_status ss_session_restore(ss_session **out, const ss_model *model, const ss_session_options *options,
+                             const void *bytes, size_t n, int32_t *tokens, const ss_host *host, ss_error *err);
+
 /* FNV-1a (64 bit) of the row's bytes: the fingerprint that every target must reproduce. */
 uint64_t ss_logits_hash(const float *logits, size_t n);
 
@@ -327,6 +344,8 @@ void ss_sampler_accept(ss_sampler *sampler, int32_t token); /* makes token part 
 int32_t ss_sampler_pick(ss_sampler *sampler, float *logits);
 /* log softmax of one entry, for logprobs */
 float ss_logprob(const float *logits, size_t n, int32_t token);
+/* The k <= n most likely tokens, best first, and their log softmax. Ties go to the lower id. */
+void ss_top_logprobs(const float *logits, size_t n, size_t k, int32_t *tokens, float *logprobs);
 
 /* ---- Stop strings ----------------------------------------------------------------------------------------------- */
 

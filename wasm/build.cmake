@@ -14,7 +14,8 @@ target_compile_options(ss_flags INTERFACE -msimd128 -mbulk-memory -fvisibility=h
   -fdata-sections -isystem ${CMAKE_CURRENT_LIST_DIR}/libc)
 set(name skipstone-simd128)
 set(link_flags --no-entry --import-memory --stack-first -z stack-size=262144 --initial-memory=${initial_bytes}
-  --export=__stack_pointer --export=__heap_base --gc-sections -O2 --strip-all -mllvm -inline-threshold=-100)
+  --export=__stack_pointer --export=__heap_base --gc-sections -O2 --strip-all "SHELL:-mllvm -inline-threshold=-100"
+  "SHELL:-mllvm -disable-lsr" "SHELL:-mllvm -enable-merge-functions") # less code; the kernels are not of this link's making
 if(SS_WASM_RELAXED)
   set(name skipstone-relaxed)
   target_compile_options(ss_flags INTERFACE -mrelaxed-simd)

@@ -225,10 +225,39 @@ EXPORT(ss_session_keep) int session_keep(ss_session *session, uint32_t n_tokens)
   return ss_session_truncate(session, n_tokens, err());
 }
 
+EXPORT(ss_session_clone) int session_clone(ss_session *to, const ss_session *from, uint32_t n_tokens) {
+  return ss_session_copy(to, from, n_tokens, err());
+}
+
+/* How many bytes ss_session_put writes. */
+EXPORT(ss_session_weight) size_t session_weight(const ss_session *session) { return ss_session_saved_bytes(session); }
+EXPORT(ss_session_put) int session_put(const ss_session *session, const int32_t *tokens, void *bytes) {
+  return ss_session_save(session, tokens, bytes, err());
+}
+
+/* tokens: room for the context. numbers: the context it has, the tokens it holds */
+EXPORT(ss_session_get)
+ss_session *session_get(const ss_model *model, uint32_t context, uint32_t chunk, const ss_mask *mask, const void *bytes,
+                        size_t n, int32_t *tokens) {
+  const ss_session_options options = session_options(context, chunk, mask);
+  ss_session *session;
+  if (ss_session_restore(&session, model, &options, bytes, n, tokens, &wasm_host, err())) return NULL;
+  io.numbers[0] = ss_session_context(session);
+  io.numbers[1] = ss_session_length(session);
+  return session;
+}
+
 EXPORT(ss_session_row) float *session_row(ss_session *session, size_t i) { return ss_session_logits(session, i); }
 
 /* numbers: the hash's low and high half */
 EXPORT(ss_row_hash) void row_hash(const float *logits, size_t n) { put_u64(0, ss_logits_hash(logits, n)); }
+
+/* The k most likely tokens and their log softmax. numbers: that of `token` */
+EXPORT(ss_row_top)
+void row_top(const float *logits, size_t n, int32_t token, size_t k, int32_t *tokens, float *logprobs) {
+  ss_top_logprobs(logits, n, k, tokens, logprobs);
+  io.numbers[0] = ss_logprob(logits, n, token);
+}
 
 /* ---- Sentence encoder ------------------------------------------------------------------------------------------- */
 

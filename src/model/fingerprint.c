@@ -65,9 +65,8 @@ static ss_status family(const ss_model *m, uint64_t *out, ss_error *err) {
 }
 
 /* FNV-1a over 8-byte words in four interleaved chains, a hundred times as fast as over bytes. The shift carries a
- * word's upper bits down, where a multiplication alone would leave them. data is 64-byte aligned; the last word is
- * filled with zeros. */
-static uint64_t hash_words(const void *data, size_t n) {
+ * word's upper bits down, where a multiplication alone would leave them. */
+uint64_t ss_hash_words(const void *data, size_t n) {
   const uint64_t prime = UINT64_C(0x100000001b3);
   uint64_t chain[4] = {SS_FNV_START, SS_FNV_START + 1, SS_FNV_START + 2, SS_FNV_START + 3};
   const uint8_t *p = data;
@@ -96,7 +95,7 @@ ss_status ss_model_fingerprint(const ss_model *m, ss_fingerprint *out, ss_error 
     if (!t->wanted) continue;
     hash = hash_name(hash, t);
     hash = hash_number(hash, (uint64_t)t->pack << 1 | t->vector);
-    hash = hash_number(hash, hash_words(t->data, t->data_bytes));
+    hash = hash_number(hash, ss_hash_words(t->data, t->data_bytes));
   }
   out->exact = hash ? hash : 1; /* 0 means unknown */
   return SS_OK;

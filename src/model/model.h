@@ -63,4 +63,7 @@ static inline ss_matrix ss_model_matrix(const ss_model *m, uint32_t tensor) {
   return (ss_matrix){.data = t->data, .rows = t->rows, .cols = t->cols, .pack = t->pack};
 }
 
+/* A fast 64-bit hash of n bytes, which any change of them changes but for chance; a change of one bit always does. */
+uint64_t ss_hash_words(const void *data, size_t n);
+
 #endif

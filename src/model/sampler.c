@@ -184,9 +184,30 @@ int32_t ss_sampler_pick(ss_sampler *s, float *logits) {
   return (int32_t)token;
 }
 
-float ss_logprob(const float *logits, size_t n, int32_t token) {
-  const float max = logits[best(logits, (uint32_t)n)];
+/* log(sum exp(logits - max)) */
+static double log_sum(const float *logits, size_t n, float *max) {
   double sum = 0.0;
-  for (size_t i = 0; i < n; i++) sum += ss_expf(logits[i] - max);
-  return (float)((double)(logits[token] - max) - ss_log(sum));
+  *max = logits[best(logits, (uint32_t)n)];
+  for (size_t i = 0; i < n; i++) sum += ss_expf(logits[i] - *max);
+  return ss_log(sum);
+}
+
+float ss_logprob(const float *logits, size_t n, int32_t token) {
+  float max;
+  const double log = log_sum(logits, n, &max);
+  return (float)((double)(logits[token] - max) - log);
+}
+
+void ss_top_logprobs(const float *logits, size_t n, size_t k, int32_t *tokens, float *logprobs) {
+  float max;
+  const double log = log_sum(logits, n, &max);
+  for (size_t i = 0; i < k; i++) {
+    uint32_t next = UINT32_MAX; /* the best of those behind the last one taken */
+    for (uint32_t t = 0; t < n; t++)
+      if ((!i || better(logits, (uint32_t)tokens[i - 1], t)) && (next == UINT32_MAX || better(logits, t, next)))
+        next = t;
+    if (next == UINT32_MAX) next = 0; /* NaNs are behind nothing */
+    tokens[i] = (int32_t)next;
+    logprobs[i] = (float)((double)(logits[next] - max) - log);
+  }
 }

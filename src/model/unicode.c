@@ -5,7 +5,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-_Static_assert(sizeof(ascii_classes) + sizeof(class_changes) + sizeof(class_index) < 7 * 1024,
+_Static_assert(sizeof(ascii_classes) + sizeof(class_changes) + sizeof(class_index) < 4 * 1024,
                "every web page downloads this table");
 _Static_assert(sizeof(ccc_changes) + sizeof(ccc_index) + sizeof(pairs) + sizeof(high_pairs) + sizeof(single_runs) +
                        sizeof(single_targets) + sizeof(single_planes) <
@@ -14,20 +14,23 @@ _Static_assert(sizeof(ccc_changes) + sizeof(ccc_index) + sizeof(pairs) + sizeof(
 
 /* ---- classes ---- */
 
-/* The value that holds at `code`. changes[i]: distance from the change before << bits | value; index[k]: the code point
- * of changes[16 * k]; index[0] is 0. */
-static uint32_t value_at(const uint16_t *changes, size_t n, const uint32_t *index, unsigned bits, uint32_t code) {
+/* The value that holds at `code`. changes: distance from the change before << bits | value, packed; index[k]: the code
+ * point of the first change in block k of 32 bytes; index[0] is 0. */
+static uint32_t value_at(const uint8_t *changes, size_t n, const uint32_t *index, unsigned bits, uint32_t code) {
   size_t block = 0;
-  for (size_t left = ss_ceil_div(n, 16); left > 1;) { /* index[block] <= code holds throughout */
+  for (size_t left = ss_ceil_div(n, 32); left > 1;) { /* index[block] <= code holds throughout */
     const size_t half = left / 2;
     if (index[block + half] <= code) block += half;
     left -= half;
   }
-  size_t i = 16 * block;
-  const size_t end = ss_min(i + 16, n);
-  for (uint32_t at = index[block]; i + 1 < end; i++)
-    if ((at += changes[i + 1] >> bits) > code) break;
-  return changes[i] & ((1u << bits) - 1);
+  const uint8_t *p = changes + 32 * block, *end = changes + ss_min(32 * block + 32, n);
+  uint32_t value = ss_take_packed(&p), at = index[block];
+  while (p < end) {
+    const uint32_t next = ss_take_packed(&p);
+    if ((at += next >> bits) > code) break;
+    value = next;
+  }
+  return value & ((1u << bits) - 1);
 }
 
 ss_char_class ss_unicode_class(uint32_t code) {

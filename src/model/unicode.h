@@ -15,6 +15,16 @@ typedef enum ss_char_class {
 
 ss_char_class ss_unicode_class(uint32_t code);
 
+/* A number of the generated tables: 7 bits a byte, the lowest first; the top bit says that more follow. */
+static inline uint32_t ss_take_packed(const uint8_t **p) {
+  uint32_t value = 0;
+  for (int shift = 0;; shift += 7) {
+    const uint8_t byte = *(*p)++;
+    value |= (uint32_t)(byte & 127) << shift;
+    if (byte < 128) return value;
+  }
+}
+
 /* The code point at `at`, which must be inside valid UTF-8; *at moves behind it. */
 static inline uint32_t ss_utf8_next(const uint8_t *text, size_t *at) {
   const uint8_t *p = text + *at;

@@ -14,7 +14,7 @@
 #define MARK_BYTES 3       /* U+2581 */
 #define MAX_WORD_BYTES (MARK_BYTES + 4 * MAX_WORD_CHARS + MARK_BYTES) /* the last for a look ahead */
 
-_Static_assert(sizeof(class_changes) + sizeof(lower_runs) < 4096, "every web page downloads these tables");
+_Static_assert(sizeof(class_changes) + sizeof(lower_runs) < 3 * 1024, "every web page downloads these tables");
 
 enum { KEPT, DROPPED, SPACE, PUNCTUATION };
 
@@ -26,7 +26,7 @@ struct ss_wordpiece {
   ss_host host;
   size_t bytes;
   const uint8_t *header;
-  uint32_t *class_points; /* [COUNT(class_changes) + 1] first code point << 2 | class */
+  uint32_t *class_points; /* [N_CLASS_CHANGES + 1] first code point << 2 | class */
   piece *pieces;          /* [n_vocab] */
   uint32_t *slots;        /* [n_slots] id + 1, or 0: open addressing, at most half full */
   size_t n_slots, longest;
@@ -80,7 +80,7 @@ static ss_status find_specials(ss_wordpiece *w, const ss_model *m, ss_error *err
 static void lay_out(ss_arena *arena, ss_wordpiece *w, uint32_t n_vocab) {
   ss_carve(arena, 1, sizeof *w);
   for (w->n_slots = 16; w->n_slots < 2 * (size_t)n_vocab;) w->n_slots *= 2;
-  w->class_points = ss_carve(arena, COUNT(class_changes) + 1, sizeof *w->class_points);
+  w->class_points = ss_carve(arena, N_CLASS_CHANGES + 1, sizeof *w->class_points);
   w->pieces = ss_carve(arena, n_vocab, sizeof *w->pieces);
   w->slots = ss_carve(arena, w->n_slots, sizeof *w->slots);
 }
@@ -111,9 +111,11 @@ ss_status ss_wordpiece_create(ss_wordpiece **out, const ss_model *m, const ss_ho
   w->host = *host;
   w->bytes = bytes;
   w->header = m->gguf.data;
-  for (size_t i = 0, at = 0; i < COUNT(class_changes); i++) {
-    at += class_changes[i] >> 2;
-    w->class_points[i + 1] = (uint32_t)at << 2 | (class_changes[i] & 3);
+  const uint8_t *changes = class_changes;
+  for (uint32_t i = 0, at = 0; i < N_CLASS_CHANGES; i++) {
+    const uint32_t change = ss_take_packed(&changes);
+    at += change >> 2;
+    w->class_points[i + 1] = at << 2 | (change & 3);
   }
   for (uint32_t id = 0; id < m->config.n_vocab && ss_gguf_next_text(&tokens, &text); id++) {
     const uint8_t *data = (const uint8_t *)text.data;
@@ -137,7 +139,7 @@ void ss_wordpiece_free(ss_wordpiece *w) {
 
 static unsigned class_of(const ss_wordpiece *w, uint32_t code) {
   const uint32_t *points = w->class_points;
-  for (size_t n = COUNT(class_changes) + 1; n > 1;) { /* points[0] <= code holds throughout */
+  for (size_t n = N_CLASS_CHANGES + 1; n > 1;) { /* points[0] <= code holds throughout */
     const size_t half = n / 2;
     if (points[half] >> 2 <= code) points += half;
     n -= half;

@@ -129,6 +129,21 @@ static void test_logprob_is_the_log_of_the_softmax(void **state) {
   for (int i = 0; i < 3; i++) assert_true(fabs(ss_logprob(logits, 3, i) - log(exp(logits[i]) / total)) < 1e-6);
 }
 
+static void test_the_top_logprobs_are_sorted_and_ties_go_to_the_lower_id(void **state) {
+  (void)state;
+  const float logits[] = {0.5f, 2.0f, -1.0f, 2.0f, 0.5f};
+  static const int32_t want[] = {1, 3, 0, 4, 2};
+  int32_t tokens[5];
+  float logprobs[5];
+  for (size_t k = 0; k <= 5; k++) {
+    ss_top_logprobs(logits, 5, k, tokens, logprobs);
+    for (size_t i = 0; i < k; i++) {
+      assert_int_equal(tokens[i], want[i]);
+      assert_true(logprobs[i] == ss_logprob(logits, 5, want[i]));
+    }
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_greedy_takes_the_lower_id_of_a_tie),
@@ -138,6 +153,7 @@ int main(void) {
       cmocka_unit_test(test_penalties_apply_once_to_each_token_of_the_window),
       cmocka_unit_test(test_impossible_options_are_named),
       cmocka_unit_test(test_logprob_is_the_log_of_the_softmax),
+      cmocka_unit_test(test_the_top_logprobs_are_sorted_and_ties_go_to_the_lower_id),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
