@@ -301,7 +301,7 @@ ss_status ss_session_set_run_mask(ss_session *session, const ss_mask *run_mask, 
 ss_status ss_session_set_recovery(ss_session *session, const ss_recovery *recovery, ss_error *err);
 
 /* Takes over the first n_tokens of `from`, so that both may go on from there. The two are sessions of one model with
- * the same masks; what `to` held is gone. */
+ * the same masks and recovery; what `to` held is gone. */
 ss_status ss_session_copy(ss_session *to, const ss_session *from, uint32_t n_tokens, ss_error *err);
 
 /* A session as bytes that outlive the process: KV, tokens, masks, and what they belong to (saved.c describes the format).
@@ -312,7 +312,7 @@ ss_status ss_session_save(const ss_session *session, const int32_t *tokens, void
 
 /* The session that was saved, with the context and chunk that `options` ask for; its tokens go to tokens[context] and their number is
  * ss_session_length. `bytes` may be anything: SS_E_FORMAT: no saved session, truncated or damaged; SS_E_UNSUPPORTED: of
- * another version of the format or of the numbers; SS_E_ARGUMENT: of another model or with other masks than
+ * another version of the format or of the numbers; SS_E_ARGUMENT: of another model, or with other masks or recovery than
  * `options`; SS_E_CONTEXT: it does not fit. */
 ss_status ss_session_restore(ss_session **out, const ss_model *model, const ss_session_options *options,
                              const void *bytes, size_t n, int32_t *tokens, const ss_host *host, ss_error *err);

@@ -19,10 +19,11 @@ typedef struct saved_header {
   uint32_t version, numerics;
   ss_fingerprint model; /* exact may be 0, when not all of the model was there */
   uint64_t model_bytes; /* packed: tells quantisations apart where exact cannot */
+  uint64_t recovery; /* a hash of it; 0: none */
   uint64_t length;
   ss_mask masks[2]; /* run_mask, kv_mask */
 } saved_header;
-_Static_assert(sizeof(saved_header) == 48 + 2 * sizeof(ss_mask), "no padding: it is a file's");
+_Static_assert(sizeof(saved_header) == 56 + 2 * sizeof(ss_mask), "no padding: it is a file's");
 _Static_assert(offsetof(ss_session, kv_mask) == offsetof(ss_session, run_mask) + sizeof(ss_mask), "compared as one");
 
 static const uint8_t magic[8] = {'S', 'K', 'I', 'P', 'K', 'V', '\r', '\n'};
@@ -57,8 +58,8 @@ static void set_length(ss_session *s, uint32_t n) {
 }
 
 ss_status ss_session_copy(ss_session *to, const ss_session *from, uint32_t n_tokens, ss_error *err) {
-  if (to->model != from->model || memcmp(&to->run_mask, &from->run_mask, 2 * sizeof(ss_mask)) ||
-      n_tokens > from->length || n_tokens > to->context)
+  if (to->model != from->model || to->recovery != from->recovery ||
+      memcmp(&to->run_mask, &from->run_mask, 2 * sizeof(ss_mask)) || n_tokens > from->length || n_tokens > to->context)
     return ss_fail(err, SS_E_ARGUMENT, "copy: %u of %u tokens into %u, or other masks", n_tokens, from->length,
                    to->context);
   ss_status status = check_whole(from, n_tokens, err);
@@ -85,10 +86,27 @@ static size_t saved_bytes(const ss_session *s, size_t length) {
 
 size_t ss_session_saved_bytes(const ss_session *s) { return saved_bytes(s, s->length) + sizeof(uint64_t); }
 
+/* Of all that changes what a step computes. */
+static uint64_t recovery_hash(const ss_recovery *r) {
+  if (!r) return 0;
+  uint64_t hash = SS_FNV_START;
+  for (uint32_t b = 0; b <= r->n_blocks; b++) {
+    const ss_recovery_block *block = &r->blocks[b < r->n_blocks ? b : 0];
+    const float *vectors[] = {b < r->n_blocks ? block->gains : r->output_gains, block->a, block->b};
+    hash = ss_fnv1a(hash, &block->scale, sizeof block->scale);
+    for (size_t i = 0; i < 3; i++) {
+      const uint64_t part = vectors[i] ? ss_hash_words(vectors[i], r->n_embd * sizeof(float)) : 0;
+      hash = ss_fnv1a(hash, &part, sizeof part);
+    }
+  }
+  return hash;
+}
+
 static ss_status describe(const ss_session *s, saved_header *h, ss_error *err) {
   *h = (saved_header){.version = SAVED_VERSION,
                       .numerics = SS_NUMERICS_VERSION,
                       .model_bytes = ss_model_bytes(s->model, NULL),
+                      .recovery = recovery_hash(s->recovery),
                       .length = s->length};
   memcpy(h->magic, magic, sizeof magic);
   memcpy(h->masks, &s->run_mask, sizeof h->masks);
@@ -127,8 +145,8 @@ static ss_status fill(ss_session *s, const saved_header *h, const uint8_t *bytes
     return ss_fail(err, SS_E_ARGUMENT, "saved session: of model %llx-%llx, this one is %llx-%llx",
                    (unsigned long long)a->family, (unsigned long long)a->exact, (unsigned long long)b->family,
                    (unsigned long long)b->exact);
-  if (memcmp(h->masks, here.masks, sizeof h->masks))
-    return ss_fail(err, SS_E_ARGUMENT, "saved session: it skips other blocks");
+  if (h->recovery != here.recovery || memcmp(h->masks, here.masks, sizeof h->masks))
+    return ss_fail(err, SS_E_ARGUMENT, "saved session: it skips other blocks, or with another recovery");
   if (h->length > s->context)
     return ss_fail(err, SS_E_CONTEXT, "saved session: %llu tokens, the context has %u", (unsigned long long)h->length,
                    s->context);

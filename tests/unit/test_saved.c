@@ -156,7 +156,17 @@ static void forge(uint8_t *bytes, size_t n, size_t at, uint32_t value) {
 
 static void test_what_a_file_belongs_to_is_checked_and_named(void **state) {
   (void)state;
-  enum { VERSION = 8, NUMERICS = 12, FAMILY = 16, EXACT = 24, MODEL_BYTES = 32, LENGTH = 40, MASK = 48, TOKENS = 304 };
+  enum {
+    VERSION = 8,
+    NUMERICS = 12,
+    FAMILY = 16,
+    EXACT = 24,
+    MODEL_BYTES = 32,
+    RECOVERY = 40,
+    LENGTH = 48,
+    MASK = 56,
+    TOKENS = 312
+  };
   static const struct {
     size_t at;
     uint32_t value;
@@ -168,6 +178,7 @@ static void test_what_a_file_belongs_to_is_checked_and_named(void **state) {
       {FAMILY, 1, SS_E_ARGUMENT, "model"},
       {EXACT, 1, SS_E_ARGUMENT, "model"},
       {MODEL_BYTES, 1, SS_E_ARGUMENT, "model"},
+      {RECOVERY, 1, SS_E_ARGUMENT, "recovery"},
       {LENGTH, 22, SS_E_FORMAT, "do not fit"},
       {LENGTH, 20, SS_E_FORMAT, "do not fit"},
       {LENGTH, 65, SS_E_CONTEXT, "65 tokens, the context has 64"},
@@ -190,6 +201,33 @@ static void test_what_a_file_belongs_to_is_checked_and_named(void **state) {
       fail_msg("case %zu: status %d, %s", i, status, err.message);
     free(bytes);
   }
+}
+
+static void test_a_recovery_belongs_to_a_saved_session(void **state) {
+  (void)state;
+  const ss_mask mask = without_attention_0();
+  float a[64], b[64], gains[64];
+  for (int i = 0; i < 64; i++) a[i] = 0.01f * (float)i, b[i] = 0.1f, gains[i] = 1.0f;
+  ss_recovery_block blocks[4] = {{.scale = 1.0f, .a = a, .b = b}, {.scale = 1.1f}, {.scale = 1.0f}, {.scale = 1.0f}};
+  const ss_recovery recovery = {.n_blocks = 4, .n_embd = 64, .blocks = blocks};
+  ss_session_options options = with_mask(&mask, 64);
+  options.recovery = &recovery;
+  size_t n;
+  uint8_t *bytes = saved(&options, &n);
+  ss_error err = {0};
+  assert_int_equal(restore(bytes, n, options, &err), SS_OK);
+  assert_int_equal(restore(bytes, n, with_mask(&mask, 64), &err), SS_E_ARGUMENT);
+  assert_non_null(strstr(err.message, "recovery"));
+  const ss_recovery other_gains = {.n_blocks = 4, .n_embd = 64, .blocks = blocks, .output_gains = gains};
+  options.recovery = &other_gains;
+  assert_int_equal(restore(bytes, n, options, &err), SS_E_ARGUMENT);
+  options.recovery = &recovery;
+  b[63] = 0.2f;
+  assert_int_equal(restore(bytes, n, options, &err), SS_E_ARGUMENT);
+  b[63] = 0.1f;
+  blocks[1].scale = 1.2f;
+  assert_int_equal(restore(bytes, n, options, &err), SS_E_ARGUMENT);
+  free(bytes);
 }
 
 static void test_a_session_with_a_hole_or_a_step_in_flight_is_not_saved(void **state) {
@@ -234,6 +272,7 @@ int main(void) {
       cmocka_unit_test(test_a_truncated_file_is_refused_at_every_length),
       cmocka_unit_test(test_every_flipped_bit_is_found),
       cmocka_unit_test(test_what_a_file_belongs_to_is_checked_and_named),
+      cmocka_unit_test(test_a_recovery_belongs_to_a_saved_session),
       cmocka_unit_test(test_a_session_with_a_hole_or_a_step_in_flight_is_not_saved),
       cmocka_unit_test(test_a_failed_allocation_leaks_nothing),
   };
