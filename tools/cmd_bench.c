@@ -1,11 +1,18 @@
-/* skipstone bench: tokens per second of prefill and decode, dense and with blocks skipped.
+/* skipstone bench: tokens per second of prefill and decode, dense and with blocks skipped; how fast a file is repacked;
+ * and with --roofline the kernels alone.
  *
  * Every number is the median of the repeats; one untimed pass warms caches, threads and clock up. With
  * --compare-dense the dense and the masked session take turns, so that a drift of the machine's speed hits both. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/base.h"
+#include "bench_roofline.h"
 #include "commands.h"
 #include "generate.h"
 #include "json.h"
@@ -18,7 +25,9 @@ typedef struct bench_args {
   const char *threads, *kernels, *skip, *prompt;
   float proportional;
   uint32_t prefill, decode, depth, repeats, chunk;
-  bool compare, blocks, json;
+  bool compare, blocks, load, json;
+  bool roofline;
+  const char *only;
 } bench_args;
 
 static parse_result parse(bench_args *a, int argc, char **argv) {
@@ -77,12 +86,24 @@ static parse_result parse(bench_args *a, int argc, char **argv) {
        .flag = &a->compare,
        .help = "all blocks and the mask by turns, and the ratio of\nthe time spent in blocks; means --blocks"},
       {.name = "blocks", .flag = &a->blocks, .help = "also the time spent in blocks (blocks_ms)"},
+      {.name = "load",
+       .flag = &a->load,
+       .help =
+           "also how fast the file is repacked into the kernels'\nlayout, from memory, in pieces of 1 MB, by one thread"},
       {.name = "chunk", .u32 = &a->chunk, .argument = "N", .min = 1, .max = 65536, .help = "tokens per prefill step"},
+      {.name = "roofline",
+       .flag = &a->roofline,
+       .help = "instead of a model the kernels alone: the machine's\npeaks and each kernel's share of its own limit;\n"
+               "takes --threads, --kernels, --only and --json"},
+      {.name = "only",
+       .text = &a->only,
+       .argument = "TEXT",
+       .help = "with --roofline: kernels whose name and shape contain\nTEXT, for example \"gemm 4m\""},
       {.name = "json", .flag = &a->json, .help = "print one JSON object, or an array of several"},
   };
   const command c = {
       .name = "bench",
-      .usage = "-m MODEL [options]",
+      .usage = "-m MODEL [options]\n       skipstone bench --roofline [options]",
       .about =
           "Measures prefill and decode on fixed pseudo-random tokens: one untimed pass, then the median, minimum\n"
           "and maximum of the repeats.\n"
@@ -91,11 +112,16 @@ static parse_result parse(bench_args *a, int argc, char **argv) {
           "feed-forward blocks and the embedding, without the output head. A mask can only save that part.\n"
           "ratio in --json is the mask's time over the dense time, from pairs measured one after the other.\n"
           "With --bank the mask is that of the prompt's cluster, and the time of routing is told; where the bank has\n"
-          "recovery, --compare-dense also tells what that costs.",
+          "recovery, --compare-dense also tells what that costs.\n"
+          "peak_rss_bytes in --json is the most memory that the process has had so far.\n"
+          "\n"
+          "--roofline: a kernel's limit is the smaller of its multiply-adds from registers alone and of what reading\n"
+          "its weights, of that size and so from that cache, allows; for kernels that multiply nothing the latter.",
       .examples =
           "  skipstone bench -m model.gguf\n"
           "  skipstone bench -m model.gguf --threads 1,2 --kernels all -r 3\n"
-          "  skipstone bench -m model.gguf --proportional 0.25 --compare-dense --json",
+          "  skipstone bench -m model.gguf --proportional 0.25 --compare-dense --json\n"
+          "  skipstone bench --roofline --threads 1,2 --kernels all",
       .options = options,
       .n_options = sizeof options / sizeof options[0],
   };
@@ -128,11 +154,12 @@ static spread spread_of(const double *values, size_t n) {
   return out;
 }
 
-static spread speed_of(const samples *s, uint32_t tokens) {
-  double *tps = take_memory(s->n, sizeof *tps);
-  for (size_t i = 0; i < s->n; i++) tps[i] = per_second(tokens, s->ms[i]);
-  const spread out = spread_of(tps, s->n);
-  free(tps);
+/* What was done in each of the samples, per second. */
+static spread rate_of(const samples *s, size_t done) {
+  double *rates = take_memory(s->n, sizeof *rates);
+  for (size_t i = 0; i < s->n; i++) rates[i] = per_second(done, s->ms[i]);
+  const spread out = spread_of(rates, s->n);
+  free(rates);
   return out;
 }
 
@@ -166,6 +193,8 @@ typedef struct bench {
   routing route; /* with --bank */
   subject subjects[3]; /* the masked one; with --compare-dense the dense one, and the masked one without its recovery */
   size_t n_subjects;
+  uint64_t peak_rss_bytes;
+  samples load; /* with --load */
 } bench;
 
 static ss_status step(ss_session *session, const int32_t *tokens, size_t n, size_t n_logits, ss_error *err) {
@@ -236,6 +265,47 @@ static ss_status measure(bench *b, ss_error *err) {
   return status;
 }
 
+/* The most memory that this process has had. */
+static uint64_t peak_rss(void) {
+  struct rusage usage;
+  if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+#ifdef __APPLE__
+  return (uint64_t)usage.ru_maxrss;
+#else
+  return (uint64_t)usage.ru_maxrss * 1024;
+#endif
+}
+
+/* ---- repacking ---- */
+
+static ss_status repack(const bench *b, const uint8_t *file, size_t file_bytes, ss_error *err) {
+  const size_t piece = (size_t)1 << 20;
+  ss_model *model = NULL;
+  ss_status status = ss_model_create(&model, b->host, NULL, err);
+  for (size_t at = 0; status >= 0 && at < file_bytes; at += piece)
+    status = ss_model_feed(model, at, file + at, ss_min(piece, file_bytes - at), err);
+  ss_model_free(model);
+  return status < 0 ? status : SS_OK;
+}
+
+static ss_status measure_load(bench *b, ss_error *err) {
+  const char *path = b->engine->path;
+  const size_t bytes = (size_t)b->engine->file_bytes;
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  void *file = fd < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+  const int failed = errno;
+  if (fd >= 0) close(fd);
+  if (file == MAP_FAILED) return ss_fail(err, SS_E_FORMAT, "%s: %s", path, strerror(failed));
+  ss_status status = repack(b, file, bytes, err); /* now the pages are there */
+  for (uint32_t r = 0; status == SS_OK && r < b->args->repeats; r++) {
+    const double start = now_ms();
+    status = repack(b, file, bytes, err);
+    b->load.ms[b->load.n++] = now_ms() - start;
+  }
+  munmap(file, bytes);
+  return status;
+}
+
 /* ---- reports ---- */
 
 static void json_spread(json *j, const char *name, const spread *s, bool present) {
@@ -251,7 +321,7 @@ static void json_spread(json *j, const char *name, const spread *s, bool present
 
 static void json_subject(json *j, const bench *b, const subject *s) {
   const bench_args *a = b->args;
-  const spread prefill = speed_of(&s->prefill, a->prefill), decode = speed_of(&s->decode, a->decode);
+  const spread prefill = rate_of(&s->prefill, a->prefill), decode = rate_of(&s->decode, a->decode);
   json_spread(j, "prefill_tps", &prefill, a->prefill > 0);
   json_spread(j, "decode_tps", &decode, a->decode > 0);
   mask_report_json(j, "mask", &s->report);
@@ -263,6 +333,14 @@ static void json_subject(json *j, const bench *b, const subject *s) {
   json_open(j, "blocks_ms", '{');
   json_spread(j, "prefill", &blocks[0], a->prefill > 0);
   json_spread(j, "decode", &blocks[1], a->decode > 0);
+  json_close(j);
+}
+
+static void json_load(json *j, const bench *b) {
+  const spread v = rate_of(&b->load, (size_t)b->engine->file_bytes);
+  json_open(j, "load", '{');
+  json_uint(j, "bytes", b->engine->file_bytes);
+  json_spread(j, "bytes_per_s", &v, true);
   json_close(j);
 }
 
@@ -278,6 +356,9 @@ static void print_json(json *j, const bench *b) {
   json_uint(j, "decode_tokens", a->decode);
   json_uint(j, "depth", a->depth);
   json_uint(j, "repeats", a->repeats);
+  json_uint(j, "packed_bytes", b->engine->info.packed_bytes);
+  json_uint(j, "peak_rss_bytes", b->peak_rss_bytes);
+  if (a->load) json_load(j, b);
   json_subject(j, b, masked);
   if (b->router.bank) routing_json(j, "routing", &b->router, &b->route);
   if (b->n_subjects > 1) {
@@ -308,7 +389,7 @@ static void print_json(json *j, const bench *b) {
 
 static void print_spread(const char *name, uint32_t tokens, const samples *s) {
   if (!s->n) return;
-  const spread v = speed_of(s, tokens);
+  const spread v = rate_of(s, tokens);
   printf("    %-8s %9.1f tokens/s   (%.1f to %.1f)\n", name, v.median, v.min, v.max);
 }
 
@@ -350,6 +431,10 @@ static void print_text(const bench *b) {
     puts("  time in blocks, with recovery over without");
     print_ratio("prefill", &masked->prefill_blocks, &bare->prefill_blocks);
     print_ratio("decode", &masked->decode_blocks, &bare->decode_blocks);
+  }
+  if (b->args->load) {
+    const spread v = rate_of(&b->load, (size_t)b->engine->file_bytes);
+    printf("  repacks %.0f MB/s of the file   (%.0f to %.0f)\n", v.median * 1e-6, v.min * 1e-6, v.max * 1e-6);
   }
   fflush(stdout);
 }
@@ -403,12 +488,16 @@ static int run_bench(const bench_args *a, const engine *e, uint32_t n_threads, j
   int code = set_masks(&b);
   if (code == CODE_OK) code = set_tokens(&b);
   if (code == CODE_OK && measure(&b, &err) != SS_OK) code = report_failure(&err);
+  b.peak_rss_bytes = peak_rss();
+  b.load.ms = take_memory(a->repeats, sizeof(double));
+  if (code == CODE_OK && a->load && measure_load(&b, &err) != SS_OK) code = report_failure(&err);
   if (code == CODE_OK) {
     if (j) print_json(j, &b);
     else print_text(&b);
   }
   for (size_t i = 0; i < b.n_subjects; i++) subject_close(&b.subjects[i]);
   router_close(&b.router);
+  free(b.load.ms);
   free(b.tokens);
   host_free(pool);
   return code;
@@ -441,6 +530,16 @@ static int bench_all(bench_args *a) {
   uint32_t counts[MAX_LIST];
   size_t n_counts, n_kernels = 1;
   int code = parse_threads(a->threads, counts, &n_counts);
+  if (code == CODE_OK && a->roofline) {
+    if (!a->engine.model && !a->skip && !a->bank.bank && a->proportional <= 0 && !a->blocks && !a->compare && !a->load)
+      return bench_roofline(a->kernels, counts, n_counts, a->only, a->json);
+    say("bench: --roofline measures no model: it takes --threads, --kernels, --only and --json");
+    return CODE_USAGE;
+  }
+  if (code == CODE_OK && a->only) {
+    say("bench: --only needs --roofline");
+    code = CODE_USAGE;
+  }
   if (code == CODE_OK && !bank_options_fit(&a->bank, "bench", "bank-depth")) code = CODE_USAGE;
   if (code == CODE_OK && (a->skip != NULL) + (a->proportional > 0) + (a->bank.bank != NULL) > 1) {
     say("bench: --skip, --proportional and --bank exclude each other");

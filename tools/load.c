@@ -94,7 +94,7 @@ ss_status load_file(ss_model *model, const char *path, bool header_only, uint64_
 
 /* ---- the engine ---- */
 
-static const ss_kernels *find_kernels(const char *name) {
+const ss_kernels *engine_kernels(const char *name) {
   const ss_kernels *kernels = ss_kernels_find(name);
   if (kernels) return kernels;
   buffer known = {0};
@@ -112,7 +112,7 @@ int engine_open(engine *e, const engine_options *options) {
     say("no model: give -m PATH or set SKIPSTONE_MODEL");
     return CODE_USAGE;
   }
-  const ss_kernels *kernels = find_kernels(options->kernels);
+  const ss_kernels *kernels = engine_kernels(options->kernels);
   if (!kernels) return CODE_USAGE;
   e->pool = host_create(options->header_only ? 1 : options->threads);
   if (!e->pool) {

@@ -50,6 +50,9 @@ int engine_open(engine *e, const engine_options *options);
 int engine_tokenizer(engine *e);
 void engine_close(engine *e);
 
+/* The set of that name, NULL the fastest; says which there are and returns NULL where there is none such. */
+const ss_kernels *engine_kernels(const char *name);
+
 /* Feeds the file to the model; header_only stops once the header is known. Draws a progress line on a terminal when
  * it takes more than a second. *file_bytes is the size on disk. */
 ss_status load_file(ss_model *model, const char *path, bool header_only, uint64_t *file_bytes, ss_error *err);

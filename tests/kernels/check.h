@@ -1,5 +1,5 @@
-/* Checks that a kernel set gives the bits of the scalar one, and times it. No operating system: memory, clock and
- * output come from the caller, so the same files run natively, under qemu and in a WebAssembly module. */
+/* Checks that a kernel set gives the bits of the scalar one. No operating system: memory and output come from the caller,
+ * so the same files run natively, under qemu and in a WebAssembly module. */
 #ifndef SS_TEST_CHECK_H
 #define SS_TEST_CHECK_H
 
@@ -10,7 +10,6 @@ typedef struct ss_check_host {
                  size_t bytes); /* 64-byte aligned, bytes a multiple of 64; best with a trap behind its end */
   void (*free)(void *ctx, void *p, size_t bytes);
   void (*say)(void *ctx, const char *line); /* without newline */
-  double (*seconds)(void *ctx); /* processor time, for the bench alone */
   void *ctx;
 } ss_check_host;
 
@@ -33,9 +32,5 @@ typedef struct ss_planted {
 } ss_planted;
 extern const ss_planted ss_planted_errors[];
 extern const size_t ss_n_planted_errors;
-
-/* Says GMAC/s (or G elements/s) and GB/s of memory read for each entry, best of several runs. only: a part of the
- * entry's name, or NULL. */
-void ss_bench_kernels(const ss_kernels *k, const ss_check_host *host, const char *only);
 
 #endif

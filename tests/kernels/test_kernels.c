@@ -1,7 +1,4 @@
-/* Checks every kernel set of this build against scalar, and the checks themselves with planted errors.
- *
- *   test_kernels                          all tests
- *   test_kernels --bench [SET [ENTRY]]    GMAC/s and GB/s of each entry */
+/* Checks every kernel set of this build against scalar, and the checks themselves with planted errors. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -38,20 +34,13 @@ static void fenced_free(void *ctx, void *p, size_t bytes) {
 }
 
 static void say(void *ctx, const char *line) {
-  fprintf(ctx ? ctx : stderr, "%s\n", line);
-  fflush(ctx ? ctx : stderr);
+  (void)ctx;
+  fprintf(stderr, "%s\n", line);
 }
 static void say_nothing(void *ctx, const char *line) { (void)ctx, (void)line; }
 
-static double seconds(void *ctx) {
-  struct timespec t;
-  (void)ctx;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); /* other programs may share the processor */
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static const ss_check_host loud = {fenced_alloc, fenced_free, say, seconds, NULL};
-static const ss_check_host quiet = {fenced_alloc, fenced_free, say_nothing, seconds, NULL};
+static const ss_check_host loud = {fenced_alloc, fenced_free, say, NULL};
+static const ss_check_host quiet = {fenced_alloc, fenced_free, say_nothing, NULL};
 
 typedef struct test_case {
   const ss_kernels *k;
@@ -71,21 +60,12 @@ static void test_planted_error(void **state) {
   assert_int_not_equal(ss_check_kernels(&broken, &quiet), 0);
 }
 
-static int bench(const char *set, const char *entry) {
-  const ss_check_host out = {fenced_alloc, fenced_free, say, seconds, stdout};
-  const ss_kernels *k;
-  for (size_t i = 0; (k = ss_kernels_at(i)); i++)
-    if (!set || k == ss_kernels_find(set)) ss_bench_kernels(k, &out, entry);
-  return 0;
-}
-
-int main(int argc, char **argv) {
+int main(void) {
   static struct CMUnitTest tests[512];
   static test_case cases[512];
   static char names[512][128];
   size_t n = 0;
   const ss_kernels *k;
-  if (argc > 1 && !strcmp(argv[1], "--bench")) return bench(argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : NULL);
   for (size_t i = 0; (k = ss_kernels_at(i)); i++)
     for (size_t c = 0; c < ss_n_checks; c++, n++) {
       cases[n] = (test_case){.k = k, .check = &ss_checks[c]};

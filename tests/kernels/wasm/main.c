@@ -1,6 +1,8 @@
-/* The kernel checks and their bench as a WebAssembly module; run.mjs builds and drives it.
+/* The kernel checks, and the roofline of tools/, as a WebAssembly module; run.mjs builds and drives it.
  *
- * Imports: env.say(text, bytes), env.seconds(). A buffer's end is not fenced here, the checks' guard bytes are all. */
+ * Imports: env.say(text, bytes), and for the roofline env.seconds(), env.peak(...), env.row(...), whose texts end with a
+ * NUL. A buffer's end is not fenced here, the checks' guard bytes are all. */
+#include "../../../tools/roofline.h"
 #include "../check.h"
 
 /* Defines an export. */
@@ -8,8 +10,13 @@
   __attribute__((export_name(#name))) type name args; \
   type name args
 
-__attribute__((import_module("env"), import_name("say"))) void host_say(const char *text, size_t bytes);
-__attribute__((import_module("env"), import_name("seconds"))) double host_seconds(void);
+#define IMPORT(name) __attribute__((import_module("env"), import_name(#name)))
+IMPORT(say) void host_say(const char *text, size_t bytes);
+IMPORT(seconds) double host_seconds(void);
+IMPORT(peak) void host_peak(const char *instructions, double macs);
+IMPORT(row)
+void host_row(const char *kernel, const char *shape, int multiplies, double units, double bytes, double limit,
+              int bound);
 extern uint8_t __heap_base;
 extern const ss_kernels ss_kernels_wasm_relaxed_dot;
 
@@ -56,13 +63,18 @@ static void say(void *ctx, const char *line) {
   host_say(line, n);
 }
 static void say_nothing(void *ctx, const char *line) { (void)ctx, (void)line; }
-static double seconds(void *ctx) {
-  (void)ctx;
-  return host_seconds();
-}
 
-static const ss_check_host loud = {take, give, say, seconds, NULL};
-static const ss_check_host quiet = {take, give, say_nothing, seconds, NULL};
+static const ss_check_host loud = {take, give, say, NULL};
+static const ss_check_host quiet = {take, give, say_nothing, NULL};
+
+static void tell_peak(void *ctx, const char *instructions, double macs) {
+  (void)ctx;
+  host_peak(instructions, macs);
+}
+static void tell_row(void *ctx, const roofline_row *r) {
+  (void)ctx;
+  host_row(r->kernel, r->shape, r->multiplies, r->units, r->bytes, r->limit, r->bound);
+}
 
 /* ---- what run.mjs calls ---- */
 
@@ -103,7 +115,15 @@ EXPORT(char *, text_buffer, (void)) { /* 64 bytes for the name of an entry */
   static char text[64];
   return text;
 }
-EXPORT(void, bench, (size_t set)) {
+EXPORT(size_t, bench, (size_t set)) { /* how many rows there were, or (size_t)-1 */
+  static const ss_host host = {.alloc = take, .free = give, .n_threads = 1};
   const char *only = text_buffer();
-  ss_bench_kernels(set_at(set), &loud, *only ? only : NULL);
+  const roofline r = {.kernels = set_at(set),
+                      .host = &host,
+                      .seconds = host_seconds,
+                      .only = *only ? only : NULL,
+                      .peak = tell_peak,
+                      .row = tell_row};
+  size_t n_rows;
+  return roofline_run(&r, &n_rows, NULL) == SS_OK ? n_rows : (size_t)-1;
 }

@@ -1,20 +1,25 @@
-/* Checks the WebAssembly kernel sets against scalar, and times them: tests/kernels' own program, compiled to wasm32.
+/* Checks the WebAssembly kernel sets against scalar, and times them against the machine's peaks, as `skipstone bench
+ * --roofline` does the native ones: tests/kernels' own program and tools/roofline.c, compiled to wasm32.
  *
- *   node tests/kernels/wasm/run.mjs                          all checks, of the simd128 and the relaxed build
- *   node tests/kernels/wasm/run.mjs simd128                  of one build
- *   node tests/kernels/wasm/run.mjs --bench [SET [ENTRY]]    GMAC/s, sets and entries by name: wasm-relaxed, "gemm 4m"
- *   node tests/kernels/wasm/run.mjs --build                  only builds, says where the modules are
+ *   node tests/kernels/wasm/run.mjs                                 all checks, of the simd128 and the relaxed build
+ *   node tests/kernels/wasm/run.mjs simd128                         of one build
+ *   node tests/kernels/wasm/run.mjs --bench [--json] [SET [ONLY]]   of all sets, or one: wasm-relaxed, with the kernels
+ *                                                                   whose name contains ONLY: "gemm 4m"
+ *   node tests/kernels/wasm/run.mjs --build                         only builds, says where the modules are
  *
  * Takes the objects of the wasm-* presets (configures and builds their kernels if need be). */
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { kernelTable } from '../../../tools/bench/table.mjs';
 import { relaxedNode } from '../../../tools/setup/node24.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
-const folder = 'tests/kernels';
-const sources = ['check.c', 'bench.c', 'planted.c', 'wasm/main.c'];
+const sources = [
+  'tests/kernels/check.c', 'tests/kernels/planted.c', 'tests/kernels/wasm/main.c', 'tools/peaks.c', 'tools/roofline.c', 'wasm/libc/string.c',
+];
+const bounds = [null, 'compute', 'memory']; // roofline_bound
 
 /** @param {string} command @param {string[]} args */
 function run(command, args) {
@@ -35,7 +40,7 @@ function build(kind) {
   const [compiler, ...flags] = command.slice(0, command.indexOf(' -o ')).split(' ');
   const objects = path.join(tree, 'kernel-checks');
   fs.mkdirSync(objects, { recursive: true });
-  const compiled = [...sources.map((name) => path.join(folder, name)), 'wasm/libc/string.c'].map((source) => {
+  const compiled = sources.map((source) => {
     const object = path.join(objects, `${path.basename(source)}.o`);
     run(compiler, [...flags, '-fno-builtin', '-c', source, '-o', object]);
     return object;
@@ -51,16 +56,37 @@ function build(kind) {
 async function open(bytes) {
   /** @type {string[]} */
   const said = [];
+  /** @type {Pick<import('../../../tools/bench/table.mjs').KernelReport, 'peaks' | 'rows'>} */
+  const told = { peaks: [], rows: [] };
+  /** @param {number} at @param {number} length */
+  const text = (at, length) => Buffer.from(new Uint8Array(exports.memory.buffer, at, length)).toString();
+  /** @param {number} at */
+  const cText = (at) => text(at, new Uint8Array(exports.memory.buffer, at).indexOf(0));
   const env = {
     /** @param {number} at @param {number} length */
-    say: (at, length) => said.push(Buffer.from(new Uint8Array(exports.memory.buffer, at, length)).toString()),
+    say: (at, length) => said.push(text(at, length)),
     seconds: () => performance.now() / 1000,
+    /** @param {number} instructions @param {number} macs */
+    peak: (instructions, macs) => told.peaks.push({ instructions: cText(instructions), gmacs: macs / 1e9 }),
+    /** @param {number} kernel @param {number} shape @param {number} multiplies @param {number} units @param {number} bytes @param {number} limit @param {number} bound */
+    row(kernel, shape, multiplies, units, bytes, limit, bound) {
+      told.rows.push({
+        kernel: cText(kernel),
+        shape: cText(shape),
+        unit: multiplies ? 'GMAC/s' : 'G elements/s',
+        rate: units / 1e9,
+        gbytes: bytes / 1e9,
+        limit: bound ? limit / 1e9 : null,
+        bound: bounds[bound],
+        share: bound ? units / limit : null,
+      });
+    },
   };
   const { instance } = await WebAssembly.instantiate(bytes, { env });
   const exports = /** @type {any} */ (instance.exports);
   /** @param {string} name @param {number} i */
   const nameOf = (name, i) => { exports[name](i); return said.pop() ?? ''; };
-  return { exports, said, nameOf };
+  return { exports, said, told, nameOf };
 }
 
 /** @param {Uint8Array<ArrayBuffer>} bytes @param {string} kind */
@@ -86,18 +112,26 @@ async function check(bytes, kind) {
   return failed === 0;
 }
 
-/** @param {Uint8Array<ArrayBuffer>} bytes @param {string} only @param {string} entry */
-async function bench(bytes, only, entry) {
-  const { exports, said, nameOf } = await open(bytes);
-  new TextEncoder().encodeInto(`${entry}\0`, new Uint8Array(exports.memory.buffer, exports.text_buffer(), 64));
+/**
+ * The kernel sets of a module; only: the one of that name, '' all but the specification.
+ * @param {Uint8Array<ArrayBuffer>} bytes @param {string} only @param {string} kernels a part of their names
+ */
+async function bench(bytes, only, kernels) {
+  const { exports, told, nameOf } = await open(bytes);
+  new TextEncoder().encodeInto(`${kernels}\0`, new Uint8Array(exports.memory.buffer, exports.text_buffer(), 64));
+  /** @type {import('../../../tools/bench/table.mjs').KernelReport[]} */
+  const reports = [];
   for (let set = 0; set < exports.n_sets(); set++) {
     const name = nameOf('say_set', set);
     if (only ? name !== only : name === 'scalar') continue;
-    exports.bench(set);
-    said.length = 0; /* the first pass is for V8, whose optimised code comes while it runs */
-    exports.bench(set);
-    for (const line of said.splice(0)) console.log(line);
+    for (let pass = 0; pass < 2; pass++) { // the first is for V8, whose optimised code comes while it runs
+      told.peaks = [];
+      told.rows = [];
+      if (exports.bench(set) >>> 0 === 0xffffffff) throw new Error('no memory for the kernels\' buffers');
+    }
+    reports.push({ kernels: name, threads: 1, peaks: told.peaks, rows: told.rows });
   }
+  return reports;
 }
 
 /** Where this Node has no relaxed SIMD: the same command under the newer one that set-up installed, or SKIPSTONE_NODE. */
@@ -110,17 +144,26 @@ function handOver() {
 }
 
 const args = process.argv.slice(2);
-const benching = args[0] === '--bench';
-const kinds = args.length === 1 && !args[0].startsWith('--') ? [args[0]] : benching ? ['relaxed'] : ['simd128', 'relaxed'];
-if (args[0] !== '--build' && kinds.includes('relaxed')) handOver();
+const asJson = args.includes('--json');
+const [mode, ...names] = args.filter((arg) => arg !== '--json');
+const benching = mode === '--bench';
+const kinds = mode && !mode.startsWith('--') ? [mode] : ['simd128', 'relaxed'];
+if (mode !== '--build' && kinds.includes('relaxed')) handOver();
 let good = true;
+const reports = [];
 for (const kind of kinds) {
   const wasm = build(kind);
   const bytes = new Uint8Array(fs.readFileSync(wasm));
-  if (args[0] === '--build') console.log(wasm);
-  else {
-    if (benching) await bench(bytes, args[1] ?? '', args[2] ?? '');
-    else if (!(await check(bytes, kind))) good = false;
+  if (mode === '--build') console.log(wasm);
+  else if (benching) reports.push(...(await bench(bytes, names[0] ?? '', names[1] ?? '')));
+  else if (!(await check(bytes, kind))) good = false;
+}
+if (benching) {
+  const found = reports.filter(({ rows }) => rows.length);
+  if (!found.length) {
+    console.error(`run.mjs: no kernel of that name: ${names.join(' ')}`);
+    process.exit(2);
   }
+  console.log(asJson ? JSON.stringify(found) : found.map(kernelTable).join('\n\n'));
 }
 process.exit(good ? 0 : 1);
