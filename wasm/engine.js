@@ -18,7 +18,7 @@ const here = import.meta.url;
 /** @type {import('./platform.js').WorkerFile} */
 const POOL_WORKER = {
   url: new URL('./pool-worker.js', here),
-  start: (options) => new Worker(new URL('./pool-worker.js', import.meta.url), options),
+  start: () => new Worker(new URL('./pool-worker.js', import.meta.url), { type: 'module', name: 'skipstone helper' }),
 };
 export const TOKENIZE = { SPECIAL: 1, BOS: 2 };
 

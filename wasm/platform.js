@@ -13,8 +13,8 @@
  *
  * @typedef {object} WorkerFile
  * @property {URL | string} url
- * @property {(options: WorkerOptions) => Worker} [start]  In a browser. `new Worker(new URL('./x.js', import.meta.url), ...)`
- *   must stand there literally: that is how bundlers know a worker from an asset. `url` is then made from a variable.
+ * @property {() => Worker} [start]  In a browser. `new Worker(new URL('./x.js', import.meta.url), {type: 'module', ...})` must
+ *   stand there literally: that is how bundlers know a worker from an asset. `url` is then made from a variable.
  *
  * @typedef {object} SpawnEvents
  * @property {(message: any) => void} onMessage
@@ -45,7 +45,7 @@ export async function availableThreads() {
  * @param {SpawnEvents} events
  * @returns {Spawned}
  */
-export function spawn({ url, start = (options) => new Worker(url, options) }, name, { onMessage, onEnd }) {
+export function spawn({ url, start = () => new Worker(url, { type: 'module', name }) }, name, { onMessage, onEnd }) {
   let ended = false;
   /** @param {string} reason */
   const end = (reason) => {
@@ -67,7 +67,7 @@ export function spawn({ url, start = (options) => new Worker(url, options) }, na
       keepAlive: (busy) => (busy ? worker.ref() : worker.unref()),
     };
   }
-  const worker = start({ type: 'module', name });
+  const worker = start();
   worker.onmessage = (event) => onMessage(event.data);
   worker.onmessageerror = () => end('a message could not be read');
   worker.onerror = (event) => {
