@@ -4,163 +4,10 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "json_read.h"
 
 #define PROMPT_CHARACTERS 240
-#define PLAIN_BYTES 1000 /* a plain-text sample ends at the first blank line behind so many */
-
-/* ---- one line of JSON, decoded in place ---- */
-
-typedef struct scanner {
-  char *at; /* the line ends with a NUL */
-  const char *wrong; /* what was expected where it stopped, or NULL */
-} scanner;
-
-static void skip_space(scanner *s) { s->at += strspn(s->at, " \t\r\n"); }
-
-static bool take(scanner *s, char c) {
-  skip_space(s);
-  if (*s->at != c) return false;
-  s->at++;
-  return true;
-}
-
-static bool hex4(const char *p, uint32_t *code) {
-  *code = 0;
-  for (int i = 0; i < 4; i++) {
-    const char c = p[i];
-    const int digit = c >= '0' && c <= '9'   ? c - '0'
-                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                             : -1;
-    if (digit < 0) return false;
-    *code = *code << 4 | (uint32_t)digit;
-  }
-  return true;
-}
-
-static char *put_utf8(char *to, uint32_t code) {
-  if (code < 0x80) *to++ = (char)code;
-  else if (code < 0x800) {
-    *to++ = (char)(0xc0 | code >> 6);
-    *to++ = (char)(0x80 | (code & 0x3f));
-  } else if (code < 0x10000) {
-    *to++ = (char)(0xe0 | code >> 12);
-    *to++ = (char)(0x80 | (code >> 6 & 0x3f));
-    *to++ = (char)(0x80 | (code & 0x3f));
-  } else {
-    *to++ = (char)(0xf0 | code >> 18);
-    *to++ = (char)(0x80 | (code >> 12 & 0x3f));
-    *to++ = (char)(0x80 | (code >> 6 & 0x3f));
-    *to++ = (char)(0x80 | (code & 0x3f));
-  }
-  return to;
-}
-
-/* \uXXXX at s->at, a surrogate pair whole; a lone surrogate is U+FFFD. */
-static bool take_escape(scanner *s, uint32_t *code) {
-  uint32_t low;
-  if (!hex4(s->at + 2, code)) return false;
-  s->at += 6;
-  if (*code >= 0xd800 && *code < 0xdc00 && s->at[0] == '\\' && s->at[1] == 'u' && hex4(s->at + 2, &low) &&
-      low >= 0xdc00 && low < 0xe000) {
-    *code = 0x10000 + ((*code - 0xd800) << 10) + (low - 0xdc00);
-    s->at += 6;
-  } else if (*code >= 0xd800 && *code < 0xe000) *code = 0xfffd;
-  return true;
-}
-
-/* A string, decoded over itself: escapes are never shorter than what they stand for. */
-static bool take_string(scanner *s, ss_text *out) {
-  static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
-  if (!take(s, '"')) {
-    s->wrong = "a string";
-    return false;
-  }
-  char *to = s->at;
-  out->data = to;
-  while (*s->at && *s->at != '"') {
-    uint32_t code;
-    const char *name;
-    if (*s->at != '\\') *to++ = *s->at++;
-    else if (s->at[1] == 'u' && take_escape(s, &code)) to = put_utf8(to, code);
-    else if (s->at[1] && s->at[1] != 'u' && (name = strchr(names, s->at[1]))) {
-      *to++ = values[name - names];
-      s->at += 2;
-    } else {
-      s->wrong = "a valid escape";
-      return false;
-    }
-  }
-  if (!*s->at) {
-    s->wrong = "the end of a string";
-    return false;
-  }
-  s->at++;
-  out->len = (size_t)(to - out->data);
-  return true;
-}
-
-/* Steps over a value of no interest; brackets are matched outside strings. */
-static bool skip_value(scanner *s) {
-  ss_text ignored;
-  size_t depth = 0;
-  do {
-    skip_space(s);
-    if (*s->at == '"') {
-      if (!take_string(s, &ignored)) return false;
-    } else if (*s->at == '{' || *s->at == '[') {
-      depth++;
-      s->at++;
-      continue;
-    } else if (depth && (*s->at == '}' || *s->at == ']')) {
-      depth--;
-      s->at++;
-    } else if (depth && (*s->at == ',' || *s->at == ':')) s->at++;
-    else {
-      const size_t n = strcspn(s->at, ",:{}[]\" \t\r\n");
-      if (n == 0) {
-        s->wrong = "a value";
-        return false;
-      }
-      s->at += n;
-    }
-  } while (depth);
-  return true;
-}
-
-typedef struct fields {
-  ss_text prompt, text, domain; /* data NULL: not there */
-} fields;
-
-static bool key_is(ss_text key, const char *name) {
-  return key.len == strlen(name) && !memcmp(key.data, name, key.len);
-}
-
-static bool take_fields(scanner *s, fields *out) {
-  *out = (fields){0};
-  s->wrong = "an object";
-  if (!take(s, '{')) return false;
-  if (take(s, '}')) return true;
-  do {
-    ss_text key;
-    if (!take_string(s, &key)) return false;
-    if (!take(s, ':')) {
-      s->wrong = "':'";
-      return false;
-    }
-    ss_text *field = key_is(key, "prompt")   ? &out->prompt
-                     : key_is(key, "text")   ? &out->text
-                     : key_is(key, "domain") ? &out->domain
-                                             : NULL;
-    skip_space(s);
-    if (!(field && *s->at == '"' ? take_string(s, field) : skip_value(s))) return false;
-  } while (take(s, ','));
-  s->wrong = "',' or '}'";
-  if (!take(s, '}')) return false;
-  skip_space(s);
-  s->wrong = "the end of the line";
-  return *s->at == 0;
-}
+#define PLAIN_BYTES 1000
 
 /* ---- samples ---- */
 
@@ -176,7 +23,7 @@ static uint32_t find_domain(corpus *c, ss_text name) {
 }
 
 /* "data/math.heldout.jsonl" is math */
-static ss_text domain_of_path(const char *path) {
+ss_text domain_of_path(const char *path) {
   const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
   return (ss_text){name, strcspn(name, ".")};
 }
@@ -190,45 +37,60 @@ static ss_text first_characters(ss_text text, size_t n) {
   return (ss_text){text.data, at};
 }
 
-static void add_sample(corpus *c, const fields *f, ss_text file_domain) {
+/* prompt and domain may be without data: the text's beginning, the file's name */
+static void add_sample(corpus *c, ss_text text, ss_text prompt, ss_text domain) {
   if (c->n == c->capacity) {
     c->capacity = c->capacity ? 2 * c->capacity : 256;
     c->samples = grow_memory(c->samples, c->capacity, sizeof *c->samples);
   }
-  const sample s = {.prompt = f->prompt.data ? f->prompt : first_characters(f->text, PROMPT_CHARACTERS),
-                    .text = f->text,
-                    .domain = find_domain(c, f->domain.data ? f->domain : file_domain)};
+  const sample s = {.prompt = prompt.data ? prompt : first_characters(text, PROMPT_CHARACTERS),
+                    .text = text,
+                    .domain = find_domain(c, domain)};
   const uint64_t shape[] = {s.prompt.len, s.text.len, s.domain};
   c->hash = ss_fnv1a(c->hash ? c->hash : SS_FNV_START, shape, sizeof shape);
   c->hash = ss_fnv1a(ss_fnv1a(c->hash, s.prompt.data, s.prompt.len), s.text.data, s.text.len);
   c->samples[c->n++] = s;
 }
 
-static ss_status add_lines(corpus *c, char *data, const char *path, ss_error *err) {
+ss_status read_json_lines(char *data, const char *path, json_line *take, void *arg, ss_error *err) {
+  json_document d = {0};
+  ss_status status = SS_OK;
   size_t number = 1;
-  for (char *line = data; line && *line; number++) {
+  for (char *line = data; status == SS_OK && line && *line; number++) {
     char *end = strchr(line, '\n');
     if (end) *end = 0;
     if (line[strspn(line, " \t\r")]) {
-      scanner s = {.at = line};
-      fields f;
-      if (!take_fields(&s, &f))
-        return ss_fail(err, SS_E_FORMAT, "%s: line %zu, byte %zu: want %s", path, number, (size_t)(s.at - line) + 1,
-                       s.wrong);
-      if (!f.text.data) return ss_fail(err, SS_E_FORMAT, "%s: line %zu: no \"text\"", path, number);
-      add_sample(c, &f, domain_of_path(path));
+      if (!json_read(&d, line))
+        status = ss_fail(err, SS_E_FORMAT, "%s: line %zu, byte %zu: want %s", path, number, d.at + 1, d.wrong);
+      else if (d.values[0].kind != JSON_OBJECT)
+        status = ss_fail(err, SS_E_FORMAT, "%s: line %zu: want an object", path, number);
+      else status = take(arg, d.values, path, number, err);
     }
     line = end ? end + 1 : NULL;
   }
+  json_document_free(&d);
+  return status;
+}
+
+static ss_text string_of(const json_value *object, const char *key) {
+  const json_value *v = json_member_of(object, key, JSON_STRING);
+  return v ? v->text : (ss_text){NULL, 0};
+}
+
+static ss_status add_line(void *arg, const json_value *line, const char *path, size_t number, ss_error *err) {
+  const ss_text text = string_of(line, "text"), domain = string_of(line, "domain");
+  if (!text.data) return ss_fail(err, SS_E_FORMAT, "%s: line %zu: no \"text\"", path, number);
+  add_sample(arg, text, string_of(line, "prompt"), domain.data ? domain : domain_of_path(path));
   return SS_OK;
 }
 
 static void add_plain(corpus *c, char *data, const char *path) {
+  const size_t n_bytes = c->plain_bytes ? c->plain_bytes : PLAIN_BYTES;
   for (char *at = data + strspn(data, "\r\n"); *at;) {
-    char *end = at + strnlen(at, PLAIN_BYTES);
+    char *end = at + strnlen(at, n_bytes);
     end = strstr(end, "\n\n");
     if (!end) end = at + strlen(at);
-    add_sample(c, &(fields){.text = {at, (size_t)(end - at)}}, domain_of_path(path));
+    add_sample(c, (ss_text){at, (size_t)(end - at)}, (ss_text){NULL, 0}, domain_of_path(path));
     at = end + strspn(end, "\r\n");
   }
 }
@@ -244,7 +106,7 @@ ss_status corpus_add(corpus *c, const char *path, ss_error *err) {
   ss_status status = read_all(file, path, err);
   if (status == SS_OK && memchr(file->data, 0, file->len))
     status = ss_fail(err, SS_E_FORMAT, "%s: a zero byte, want text", path);
-  if (status == SS_OK && lines) status = add_lines(c, file->data, path, err);
+  if (status == SS_OK && lines) status = read_json_lines(file->data, path, add_line, c, err);
   else if (status == SS_OK) add_plain(c, file->data, path);
   if (status == SS_OK && c->n == before) status = ss_fail(err, SS_E_FORMAT, "%s: no samples", path);
   return status;

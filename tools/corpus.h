@@ -2,6 +2,7 @@
 #ifndef SS_TOOL_CORPUS_H
 #define SS_TOOL_CORPUS_H
 
+#include "json_read.h"
 #include "support.h"
 
 typedef struct sample {
@@ -17,16 +18,25 @@ typedef struct corpus {
   uint32_t n_domains;
   buffer *files; /* what the samples point into */
   size_t n_files;
+  size_t plain_bytes; /* a sample of plain text ends at the first blank line behind so many; 0: 1000 */
   uint64_t hash; /* of all prompts, texts and domains */
 } corpus;
 
 /* Appends a file's samples. A name that ends in .jsonl or .json is JSON Lines: an object a line, and a line without "text" is an
- * error that names it. Any other file is plain text, cut at blank lines into samples of about 1,000 characters. */
+ * error that names it. Any other file is plain text, cut at blank lines into samples. */
 ss_status corpus_add(corpus *c, const char *path, ss_error *err);
 void corpus_free(corpus *c);
 
 /* Keeps at most n samples, drawn by seed, in their order. */
 void corpus_draw(corpus *c, size_t n, uint64_t seed);
+
+/* What a path's samples are of, without a domain of their own: "data/math.heldout.jsonl" is math. */
+ss_text domain_of_path(const char *path);
+
+/* Calls take for each line of JSON Lines that is not empty, an object; the first failure ends it. `data` is changed and
+ * must outlive what take keeps of it. Messages name the path and the line. */
+typedef ss_status json_line(void *arg, const json_value *line, const char *path, size_t number, ss_error *err);
+ss_status read_json_lines(char *data, const char *path, json_line *take, void *arg, ss_error *err);
 
 /* "GIVEN; samples: math 320, code 17": for a bank's provenance, to be freed. given may be NULL. */
 char *corpus_provenance(const corpus *c, const char *given);

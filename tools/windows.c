@@ -28,7 +28,7 @@ ss_status window_set_add(window_set *w, const ss_tokenizer *tokenizer, const cor
     for (text.len = enough; text.len && ((unsigned char)text.data[text.len] & 0xc0) == 0x80;) text.len--;
   const ss_status status = tokenize_text(&tokens, tokenizer, text, SS_TOKENIZE_BOS, err);
   const size_t n = ss_min(ss_min(tokens.n, length), left);
-  if (status == SS_OK && n >= LEAST_WINDOW) {
+  if (status == SS_OK && n >= (w->least ? w->least : LEAST_WINDOW)) {
     if (w->n + 1 >= w->capacity) {
       w->capacity = w->capacity ? 2 * w->capacity : 64;
       w->starts = grow_memory(w->starts, w->capacity, sizeof *w->starts);

@@ -13,6 +13,7 @@ typedef struct window_set {
   uint32_t *starts;  /* [n + 1] */
   uint32_t *samples; /* [n] which sample each is of */
   uint32_t n, capacity;
+  uint32_t least;    /* tokens of a window; 0: LEAST_WINDOW */
   uint64_t hash;     /* of the tokens and where they are cut */
 } window_set;
 void window_set_free(window_set *w);

@@ -5,9 +5,11 @@
 
 #include "../../tools/host.h" /* this folder has another host.h */
 #include "json.h"
+#include "json_read.h"
 #include "options.h"
 #include "support.h"
 #include "test.h"
+#include "text_measures.h"
 
 /* ---- the pool ---- */
 
@@ -203,6 +205,94 @@ static void test_options_read_every_form(void **state) {
   option_list_free(&list);
 }
 
+/* ---- reading JSON ---- */
+
+static void assert_reads(const char *text, bool want, const char *wrong, size_t at) {
+  char copy[512];
+  json_document d = {0};
+  snprintf(copy, sizeof copy, "%s", text);
+  assert_int_equal(json_read(&d, copy), want);
+  if (!want) {
+    assert_string_equal(d.wrong, wrong);
+    assert_int_equal(d.at, at);
+  }
+  json_document_free(&d);
+}
+
+static void test_json_read_gives_values_in_their_order(void **state) {
+  (void)state;
+  char text[] =
+      " {\"a\": [1, -2.5e1, true, null, {}], \"b\": {\"c\": \"x\\n\\u00e9\\ud83d\\ude00\"}, \"d\": [], \"a\": 7} ";
+  json_document d = {0};
+  assert_true(json_read(&d, text));
+  assert_int_equal(d.values[0].kind, JSON_OBJECT);
+  assert_int_equal(d.values[0].n, 4);
+  assert_int_equal(d.values[0].size, d.n);
+  const json_value *a = json_member_of(d.values, "a", JSON_ARRAY), *v = json_first(a);
+  assert_int_equal(a->n, 5);
+  assert_true(v->number == 1.0 && json_next(v)->number == -25.0);
+  v = json_next(json_next(v));
+  assert_int_equal(v->kind, JSON_BOOL);
+  assert_true(v->number == 1.0);
+  assert_int_equal(json_next(v)->kind, JSON_NULL);
+  assert_int_equal(json_next(json_next(v))->kind, JSON_OBJECT);
+  const json_value *c = json_member(json_member(d.values, "b"), "c");
+  assert_int_equal(c->text.len, 8);
+  assert_memory_equal(c->text.data, "x\n\xc3\xa9\xf0\x9f\x98\x80", 8);
+  assert_int_equal(json_member_of(d.values, "d", JSON_ARRAY)->n, 0);
+  assert_null(json_member(d.values, "e"));
+  assert_null(json_member_of(d.values, "d", JSON_STRING));
+  assert_null(json_member(a, "a"));
+  char next[] = "3";
+  assert_true(json_read(&d, next));
+  assert_int_equal(d.n, 1);
+  json_document_free(&d);
+}
+
+static void test_json_read_says_what_it_wanted_and_where(void **state) {
+  (void)state;
+  assert_reads("[1, 2", false, "',' or ']'", 5);
+  assert_reads("{\"a\" 1}", false, "':'", 5);
+  assert_reads("{a: 1}", false, "a string", 1);
+  assert_reads("{\"a\": 1 \"b\"", false, "',' or '}'", 8);
+  assert_reads("[1,]", false, "a value", 3);
+  assert_reads("", false, "a value", 0);
+  assert_reads("nul", false, "a value", 0);
+  assert_reads("1 2", false, "the end", 2);
+  assert_reads("\"\\x\"", false, "a valid escape", 1);
+  assert_reads("\"abc", false, "the end of a string", 4);
+  char deep[300];
+  memset(deep, '[', sizeof deep - 1);
+  deep[sizeof deep - 1] = 0;
+  assert_reads(deep, false, "at most 64 brackets in each other", 64);
+}
+
+/* ---- measures of answers ---- */
+
+static void test_the_share_of_repeated_runs(void **state) {
+  (void)state;
+  static const int32_t none[] = {1, 2, 3, 4, 5, 6, 7}, loop[] = {1, 2, 1, 2, 1, 2, 1, 2}, one[] = {9, 9, 9, 9, 9};
+  assert_true(repeated_share(none, 7, 4) == 0);
+  assert_true(repeated_share(loop, 8, 4) == 3.0 / 5); /* 1212 and 2121 are new, three are not */
+  assert_true(repeated_share(one, 5, 4) == 0.5);
+  assert_true(repeated_share(one, 3, 4) == 0 && repeated_share(one, 0, 4) == 0);
+  assert_true(repeated_share(one, 4, 1) == 0.75);
+}
+
+static void test_first_sentences(void **state) {
+  (void)state;
+  static const char *const cases[][2] = {{"One. Two.", "One."},
+                                         {" \n Is it? Yes", "Is it?"},
+                                         {"A 3.5 percent rise! So", "A 3.5 percent rise!"},
+                                         {"A title\nand more.", "A title"},
+                                         {"no end ", "no end"},
+                                         {"Wait... what? No.", "Wait..."},
+                                         {"", ""}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    assert_true(same_text(first_sentence(text_of(cases[i][0])), text_of(cases[i][1])));
+  assert_false(same_text(text_of("One."), text_of("One")));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_parallel_for_runs_every_part_once),
@@ -213,6 +303,10 @@ int main(void) {
       cmocka_unit_test(test_parse_number_takes_whole_numbers_in_range_only),
       cmocka_unit_test(test_nearest_name_is_near_or_null),
       cmocka_unit_test(test_options_read_every_form),
+      cmocka_unit_test(test_json_read_gives_values_in_their_order),
+      cmocka_unit_test(test_json_read_says_what_it_wanted_and_where),
+      cmocka_unit_test(test_the_share_of_repeated_runs),
+      cmocka_unit_test(test_first_sentences),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
