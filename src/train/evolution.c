@@ -1,6 +1,8 @@
 /* Evolutionary search over masks of one exact budget, after EvoPress (Sieberling et al. 2024, arXiv 2410.14649): one parent,
  * offspring by level switches, selection in stages on more and more text, and the parent stays unless an offspring beats
  * it on all of it. Losses come from a callback, as in greedy.c. */
+#include <math.h>
+
 #include "train/train.h"
 
 #define TRIES 64 /* for an offspring that is new */
@@ -87,8 +89,7 @@ static ss_status measure(search *s, uint32_t stage, candidate *c) {
   if (o->watch && !o->watch(o->ctx, &progress)) return ss_fail(s->err, SS_E_STATE, "stopped");
   const ss_status status = o->loss(o->ctx, stage, &c->mask, &s->result->mask, &c->loss, s->err);
   s->result->n_losses++;
-  if (status == SS_OK && !(c->loss >= 0.0 || c->loss < 0.0))
-    return ss_fail(s->err, SS_E_FORMAT, "evolution: a loss is not a number");
+  if (status == SS_OK && isnan(c->loss)) return ss_fail(s->err, SS_E_FORMAT, "evolution: a loss is not a number");
   return status;
 }
 
