@@ -270,7 +270,7 @@ static void swiglu_part(const job *j, size_t first, size_t end, uint32_t thread)
   quantize_part(j, first, end, thread);
 }
 
-static void run_feed_forward(ss_session *s, uint32_t layer) {
+void ss_run_gate_up(ss_session *s, uint32_t layer) {
   const ss_model *m = s->model;
   const ss_layer *l = &m->layers[layer];
   job j = {.s = s, .layer = l};
@@ -280,6 +280,12 @@ static void run_feed_forward(ss_session *s, uint32_t layer) {
   j.outputs[1] = (output){ss_model_matrix(m, l->up), s->up};
   j.n_outputs = 2;
   matmul(&j);
+}
+
+void ss_run_down(ss_session *s, uint32_t layer) {
+  const ss_model *m = s->model;
+  const ss_layer *l = &m->layers[layer];
+  job j = {.s = s, .layer = l};
 
   set_input(&j, s->gate, s->n, m->config.n_ff);
   parallel(&j, swiglu_part, s->n);
@@ -287,8 +293,12 @@ static void run_feed_forward(ss_session *s, uint32_t layer) {
 }
 
 void ss_run_block(ss_session *s, uint32_t block) {
-  if (block % 2 == 0) run_attention(s, block / 2);
-  else run_feed_forward(s, block / 2);
+  if (block % 2 == 0) {
+    run_attention(s, block / 2);
+  } else {
+    ss_run_gate_up(s, block / 2);
+    ss_run_down(s, block / 2);
+  }
 }
 
 /* ---- the two ends ---- */

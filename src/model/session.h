@@ -65,6 +65,8 @@ static inline size_t ss_padded(size_t rows) { return (rows + SS_ROWS - 1) / SS_R
 /* One step of the walk over the chunk in flight. forward.c */
 void ss_run_embedding(ss_session *s);
 void ss_run_block(ss_session *s, uint32_t block);    /* h += block(h) */
+void ss_run_gate_up(ss_session *s, uint32_t layer);  /* its first half, of a feed-forward block: s->gate and s->up */
+void ss_run_down(ss_session *s, uint32_t layer);     /* the rest, from these: SwiGLU, and h += ... */
 void ss_run_stand_in(ss_session *s, uint32_t block); /* of a skipped block, where the recovery has one */
 /* Logits of the chunk's tokens first..n-1 into row `row` and on. */
 void ss_run_head(ss_session *s, uint32_t first, uint32_t row);

@@ -18,8 +18,6 @@
 
 #include "train/train.h"
 
-struct ss_recovery;
-
 typedef struct ss_pass ss_pass;
 
 typedef struct ss_pass_options {
@@ -57,8 +55,7 @@ typedef struct ss_recovery_grads {
 typedef struct ss_pass_input {
   ss_batch batch;
   const float *z; /* [n][n_blocks]; NULL: all 1 */
-  const struct ss_recovery
-      *recovery; /* its gains and scales where a gate is not 0, its stand-ins where it is; may be NULL */
+  const ss_recovery *recovery; /* its gains and scales where a gate is not 0, its stand-ins where it is; may be NULL */
   const float *dense; /* [tokens of the batch][n_embd] of ss_pass_dense: what KL compares with; NULL: no KL */
   ss_objective objective; /* what the gradients are of; KL wants dense */
 } ss_pass_input;
