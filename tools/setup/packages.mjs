@@ -100,6 +100,7 @@ export function needs({ pip, test }) {
       packages: () => newestLlvm((version) => [`clang-${version}`, `lld-${version}`, `llvm-${version}`]),
     },
     { what: 'libedit', present: () => haveHeader('editline/readline.h'), packages: () => ['libedit-dev'], optional: true },
+    { what: 'OpenBLAS', present: () => haveHeader('openblas_config.h'), packages: () => ['libopenblas-dev'], optional: true },
   ];
   if (pip) list.push({ what: 'python3 with pip', present: () => findPip() !== '', packages: () => ['python3', 'python3-pip'] });
   if (test) {
