@@ -10,6 +10,8 @@ import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { SkipstoneError } from '../wasm/errors.js';
 import { Llm as Loaded } from '../wasm/llm.js';
+import { serve } from '../wasm/serve.js';
+import { open } from './host.js';
 
 export { SkipstoneError } from '../wasm/errors.js';
 export { probe } from '../wasm/loader.js';
@@ -23,6 +25,9 @@ export { probe } from '../wasm/loader.js';
  * @typedef {import('../wasm/llm.js').Info} Info
  */
 
+/** @type {import('../wasm/platform.js').WorkerFile} */
+const WORKER = { url: new URL('./worker.js', import.meta.url), serve: (port) => serve(open, port) };
+
 /**
  * Loads a GGUF file. The engine runs in a worker thread of its own: the event loop stays free.
  * @param {string | URL} source path or file: URL
@@ -34,7 +39,7 @@ export async function load(source, options = {}) {
   for (const name of /** @type {const} */ (['bank', 'encoder']))
     if (options?.[name] !== undefined) files[name] = file(name, options[name]);
   const resolved = typeof options === 'object' ? { ...options, ...files } : options;
-  return Loaded.load({ url: new URL('./worker.js', import.meta.url) }, file('source', source), resolved);
+  return Loaded.load(WORKER, file('source', source), resolved);
 }
 
 /** @param {string} what @param {unknown} source */

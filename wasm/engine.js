@@ -62,6 +62,7 @@ export const TOKENIZE = { SPECIAL: 1, BOS: 2 };
  * @property {{kind: string, name: string}} encoder 'self' or 'bert', and the name of its model
  * @property {string[]} examples a prompt of each cluster
  *
+ * @typedef {{pointer: number, context: number, tokens: number}} CoreSession  tokens: int32_t[context] that it borrows
  * @typedef {{macs: number, fileBytes: number, packedBytes: number, kvBytes: number}} BlockCost
  * @typedef {{bos: number, eos: number, eot: number, unknown: number, pad: number, addBos: boolean}} SpecialTokens
  */
@@ -75,7 +76,7 @@ export class Engine {
   #io = 0;
   #model = 0;
   #tokenizer = 0;
-  #session = 0;
+  /** @type {CoreSession | undefined} */ #session; // that begin() and what follows it are about
   #sampler = 0;
   #stopper = 0;
   #feeding = 0; // the model that feed() goes to
@@ -88,8 +89,6 @@ export class Engine {
   #feedBuffer = 0;
   #scratch = 0;
   #scratchBytes = 0;
-  #tokens = 0; // int32_t[#context]: what ss_session_start borrows
-  #context = 0;
   #nVocab = 0;
   #version = { version: '', numerics: 0, layout: 0 };
   /** @type {SpecialTokens | undefined} */ #special;
@@ -368,13 +367,19 @@ export class Engine {
     return new Int32Array(this.#u8.slice(at + start, at + start + 4 * n).buffer);
   }
 
-  /** The text of one token, special ones included. @param {number} token */
-  tokenText(token) {
-    if (token < 0) return '';
+  /** The bytes of one token, special ones included: not always whole characters. @param {number} token */
+  tokenBytes(token) {
+    if (token < 0) return new Uint8Array();
     const n = this.#call('ss_token_text', this.#tokenizer, token, 0, 0);
     const at = this.#room(n);
     this.#call('ss_token_text', this.#tokenizer, token, at, n);
-    return this.#text(at, n);
+    this.#view();
+    return this.#u8.slice(at, at + n);
+  }
+
+  /** @param {number} token */
+  tokenText(token) {
+    return decoder.decode(this.tokenBytes(token));
   }
 
   /** @param {number} token */
@@ -432,55 +437,125 @@ export class Engine {
   }
 
   /**
-   * Replaces the session. Returns the context that it has.
+   * A new session, which is the one in use from now on.
    * @param {Mask} mask
    * @param {number} context 0: the core's default
    * @param {number} chunk
    */
   openSession(mask, context, chunk) {
-    this.closeSession();
     this.#write(this.#mask, mask.bytes);
-    this.#session = this.#created('ss_session_new', this.#model, context, chunk, this.#mask, mask.recovery);
-    [this.#context] = this.#numbers(1);
-    this.#tokens = this.#alloc(4 * this.#context);
-    return this.#context;
+    const pointer = this.#created('ss_session_new', this.#model, context, chunk, this.#mask, mask.recovery);
+    return this.#opened(pointer, 0);
   }
 
-  closeSession() {
-    this.#destroy('session', this.#session);
-    this.#call('ss_free', this.#tokens);
-    this.#session = this.#tokens = 0;
+  /** @param {number} pointer @param {number} tokens int32_t[its context], or 0: to be allocated */
+  #opened(pointer, tokens) {
+    const [context] = this.#numbers(1);
+    try {
+      return (this.#session = { pointer, context, tokens: tokens || this.#alloc(4 * context) });
+    } catch (error) {
+      if (!this.dead) this.#destroy('session', pointer);
+      throw error;
+    }
   }
 
-  get hasSession() {
-    return this.#session !== 0;
+  /** begin() and what follows it are about this one from now on. @param {CoreSession} session */
+  use(session) {
+    this.#session = session;
   }
 
-  /** Starts on tokens behind those held, with logits of the last. @param {ArrayLike<number>} tokens */
-  begin(tokens) {
-    if (tokens.length > this.#context) throw new SkipstoneError('context', `${tokens.length} tokens`);
+  /** @param {CoreSession | undefined} [session] default: the one in use */
+  closeSession(session = this.#session) {
+    if (!session) return;
+    this.#destroy('session', session.pointer);
+    this.#call('ss_free', session.tokens);
+    if (session === this.#session) this.#session = undefined;
+  }
+
+  get #used() {
+    if (!this.#session) throw new SkipstoneError('state', 'no session is in use');
+    return this.#session;
+  }
+
+  /** Starts on tokens behind those held, with logits of the last unless told otherwise. @param {ArrayLike<number>} tokens @param {0 | 1} [logits] */
+  begin(tokens, logits = 1) {
+    const { pointer, tokens: at, context } = this.#used;
+    if (tokens.length > context) throw new SkipstoneError('context_full', `${tokens.length} tokens, the context has ${context}`);
     const view = this.#view();
-    for (let i = 0; i < tokens.length; i++) view.setInt32(this.#tokens + 4 * i, tokens[i], true);
-    this.#checked('ss_session_start', this.#session, this.#tokens, tokens.length, 1);
+    for (let i = 0; i < tokens.length; i++) view.setInt32(at + 4 * i, tokens[i], true);
+    this.#checked('ss_session_start', pointer, at, tokens.length, logits);
   }
 
   /** Runs at most so many blocks; true when the logits are there. @param {number} maxBlocks */
   step(maxBlocks) {
-    return this.#checked('ss_session_step', this.#session, maxBlocks) === 0;
+    return this.#checked('ss_session_step', this.#used.pointer, maxBlocks) === 0;
   }
 
   /** Gives up what was begun; returns the tokens held. */
   cancel() {
-    return this.#call('ss_session_stop', this.#session);
+    return this.#call('ss_session_stop', this.#used.pointer);
   }
 
   /** Keeps the first n tokens. @param {number} n */
   keep(n) {
-    this.#checked('ss_session_keep', this.#session, n);
+    this.#checked('ss_session_keep', this.#used.pointer, n);
+  }
+
+  /** Makes the session in use hold the first n tokens of another with the same mask. @param {CoreSession} from @param {number} n */
+  copySession(from, n) {
+    this.#checked('ss_session_clone', this.#used.pointer, from.pointer, n);
+  }
+
+  /**
+   * The session in use as bytes (saved.c describes them).
+   * @param {ArrayLike<number>} tokens that it holds
+   * @returns {Uint8Array<ArrayBuffer>}
+   */
+  saveSession(tokens) {
+    const { pointer, tokens: list } = this.#used;
+    const n = this.#call('ss_session_weight', pointer) >>> 0;
+    const at = this.#alloc(n);
+    try {
+      const view = this.#view();
+      for (let i = 0; i < tokens.length; i++) view.setInt32(list + 4 * i, tokens[i], true);
+      this.#checked('ss_session_put', pointer, list, at);
+      this.#view();
+      return this.#u8.slice(at, at + n);
+    } finally {
+      if (!this.dead) this.#call('ss_free', at);
+    }
+  }
+
+  /**
+   * A session from bytes, which is the one in use from now on, and the tokens that it holds.
+   * @param {Uint8Array} bytes
+   * @param {Mask} mask it must be theirs
+   * @param {number} context
+   * @param {number} chunk
+   */
+  restoreSession(bytes, mask, context, chunk) {
+    const at = this.#alloc(bytes.length);
+    const tokens = this.#alloc(4 * context);
+    try {
+      this.#write(at, bytes);
+      this.#write(this.#mask, mask.bytes);
+      const pointer = this.#created(
+        'ss_session_get', this.#model, context, chunk, this.#mask, mask.recovery, at, bytes.length, tokens,
+      );
+      const [, n] = this.#numbers(2);
+      const session = this.#opened(pointer, tokens);
+      this.#view();
+      return { session, held: Array.from(new Int32Array(this.#u8.slice(tokens, tokens + 4 * n).buffer)) };
+    } catch (error) {
+      if (!this.dead) this.#call('ss_free', tokens);
+      throw error;
+    } finally {
+      if (!this.dead) this.#call('ss_free', at);
+    }
   }
 
   #logits() {
-    const at = this.#call('ss_session_row', this.#session, 0) >>> 0;
+    const at = this.#call('ss_session_row', this.#used.pointer, 0) >>> 0;
     if (!at) throw new SkipstoneError('state', 'there are no logits');
     return at;
   }
@@ -490,6 +565,25 @@ export class Engine {
     this.#call('ss_row_hash', this.#logits(), this.#nVocab);
     const [low, high] = this.#numbers(2);
     return high.toString(16).padStart(8, '0') + low.toString(16).padStart(8, '0');
+  }
+
+  /**
+   * Log softmax of the logits: of `token`, and the `top` most likely tokens with theirs.
+   * @param {number} token
+   * @param {number} top
+   */
+  logprobs(token, top) {
+    const at = this.#room(8 * top);
+    this.#call('ss_row_top', this.#logits(), this.#nVocab, token, top, at, at + 4 * top);
+    const [logprob] = this.#numbers(1);
+    const view = this.#view();
+    return {
+      logprob,
+      top: Array.from({ length: top }, (_, i) => ({
+        token: view.getInt32(at + 4 * i, true),
+        logprob: view.getFloat32(at + 4 * (top + i), true),
+      })),
+    };
   }
 
   /* ---- sentence encoder ---- */
@@ -518,15 +612,21 @@ export class Engine {
     return this.#encoder !== 0;
   }
 
-  /** A vector of unit length, or of zeros when `self` finds no token. @param {string} text */
-  encode(text) {
+  /** A vector of unit length, or of zeros when `self` finds no token, and how many tokens were read. @param {string} text */
+  embed(text) {
     const bytes = encoder.encode(text);
     const start = (bytes.length + 3) & ~3;
     const at = this.#room(start + 4 * this.#encoderDim);
     this.#write(at, bytes);
     this.#checked('ss_text_vector', this.#encoder, at, bytes.length, at + start);
+    const [tokens] = this.#numbers(1);
     this.#view();
-    return new Float32Array(this.#u8.slice(at + start, at + start + 4 * this.#encoderDim).buffer);
+    return { embedding: new Float32Array(this.#u8.slice(at + start, at + start + 4 * this.#encoderDim).buffer), tokens };
+  }
+
+  /** @param {string} text */
+  encode(text) {
+    return this.embed(text).embedding;
   }
 
   /* ---- bank ---- */

@@ -1,9 +1,9 @@
 /**
  * Every error of the package: one class with a stable `code`, and DOMException's AbortError for aborts.
  *
- * @typedef {'argument' | 'memory' | 'format' | 'unsupported' | 'missing' | 'context' | 'state'
- *   | 'not_found' | 'io' | 'template' | 'trapped' | 'worker_crashed' | 'freed' | 'internal'} ErrorCode
- *   The first seven are the core's status names.
+ * @typedef {'argument' | 'memory' | 'format' | 'unsupported' | 'missing' | 'context_full' | 'state'
+ *   | 'queue_full' | 'not_found' | 'io' | 'template' | 'trapped' | 'worker_crashed' | 'freed' | 'internal'} ErrorCode
+ *   The first seven are the core's statuses. context_full: the tokens do not fit; queue_full: too many calls wait.
  */
 
 export class SkipstoneError extends Error {
@@ -27,7 +27,7 @@ export const STATUS_CODES = {
   [-3]: 'format',
   [-4]: 'unsupported',
   [-5]: 'missing',
-  [-6]: 'context',
+  [-6]: 'context_full',
   [-7]: 'state',
 };
 

@@ -237,9 +237,10 @@ EXPORT(ss_session_put) int session_put(const ss_session *session, const int32_t 
 
 /* tokens: room for the context. numbers: the context it has, the tokens it holds */
 EXPORT(ss_session_get)
-ss_session *session_get(const ss_model *model, uint32_t context, uint32_t chunk, const ss_mask *mask, const void *bytes,
-                        size_t n, int32_t *tokens) {
-  const ss_session_options options = session_options(context, chunk, mask);
+ss_session *session_get(const ss_model *model, uint32_t context, uint32_t chunk, const ss_mask *mask,
+                        const ss_recovery *recovery, const void *bytes, size_t n, int32_t *tokens) {
+  ss_session_options options = session_options(context, chunk, mask);
+  options.recovery = recovery;
   ss_session *session;
   if (ss_session_restore(&session, model, &options, bytes, n, tokens, &wasm_host, err())) return NULL;
   io.numbers[0] = ss_session_context(session);
@@ -270,8 +271,13 @@ EXPORT(ss_encoder_new) ss_encoder *encoder_new(const ss_model *model) {
   return encoder;
 }
 
+/* numbers: tokens that were read */
 EXPORT(ss_text_vector) int text_vector(ss_encoder *encoder, const char *text, size_t len, float *embedding) {
-  return ss_encode(encoder, (ss_text){text, len}, embedding, err());
+  int32_t tokens[SS_ENCODER_TOKENS];
+  size_t n = 0;
+  const ss_status status = ss_encoder_tokens(encoder, (ss_text){text, len}, tokens, &n, err());
+  io.numbers[0] = (double)n;
+  return status ? status : ss_encode(encoder, (ss_text){text, len}, embedding, err());
 }
 
 /* ---- Banks ------------------------------------------------------------------------------------------------------ */

@@ -3,12 +3,13 @@
  * looks at its messages. That is how an abort takes effect between blocks, in prefill as in decode, with or without
  * shared memory.
  *
- * The core session is kept from call to call while the mask is the same: what a new prompt has in common with the
- * tokens that it holds is not computed again.
+ * KV caches are kept from call to call (slots.js): what a prompt has in common with one of the same mask is not computed
+ * again.
  */
 import { TOKENIZE } from './engine.js';
 import { SkipstoneError } from './errors.js';
 import { yieldToMessages } from './platform.js';
+import { Slots } from './slots.js';
 
 const SLICE_MS = 12;
 
@@ -21,9 +22,25 @@ const SLICE_MS = 12;
  * @property {string[]} stop
  * @property {string | undefined} skip
  * @property {number | undefined} depth
- * @property {string | undefined} routeBy the text to route by, where it is not the prompt
+ * @property {string | undefined} [routeBy] the text to route by, where it is not the prompt
+ * @property {number} [logprobs] how many of the most likely tokens to tell with each token; undefined: none
+ * @property {number} [owner] the chat session that asks
+ * @property {Known} [known]
  *
- * @typedef {{text: string, token: number | null}} Chunk  token null: text that was held back until the end
+ * @typedef {{text: string, tokens: ArrayLike<number>}} Known
+ *   What a prompt's text begins with, as the tokens that it was made of: an answer need not be what the tokenizer makes of its text.
+ *
+ * @typedef {object} Chunk
+ * @property {string} text
+ * @property {number | null} token null: text that was held back until the end
+ * @property {Logprobs} [logprobs] where the call asks for them
+ *
+ * @typedef {Likelihood & {top: Likelihood[]}} Logprobs  top: the most likely tokens, best first
+ * @typedef {{token: number, text: string, bytes: Uint8Array, logprob: number}} Likelihood  bytes: of the token, whose text need not be
+ *   whole characters; logprob: log softmax, after penalties and before temperature, top-k, top-p and min-p
+ *
+ * @typedef {{promptTokens: number, cachedTokens: number, mask: MaskReport, route: Route | null}} Start
+ *   What is known when the prompt's first block runs.
  *
  * @typedef {'stop' | 'length' | 'cancelled'} FinishReason
  *   stop: an end token or a stop string; length: maxTokens or the end of the context; cancelled: the loop was left
@@ -47,6 +64,9 @@ const SLICE_MS = 12;
  * @property {MaskReport} mask
  * @property {Route | null} route null: without a bank, or with a skip
  * @property {bigint} seed
+ * @property {string} [endText] of the end token, '' where there is none; undefined: `tokens` are more than `text` says, since a stop
+ *   string or `cancel` cut it
+ * @property {number[]} held the prompt's tokens and the answer's, as the KV cache of the next turn begins
  *
  * @typedef {{blocksRun: number, blocksTotal: number, macsSkipped: number, skip: string}} MaskReport
  *   skip: what is left out, as the option of that name takes it
@@ -66,6 +86,7 @@ class Answer {
   text = '';
   /** @type {number[]} */ tokens = [];
   /** @type {FinishReason} */ finishReason = 'length';
+  /** @type {string | undefined} */ endText = '';
   logitsHash = '';
   firstLogits = 0; // when they were there; 0: not yet
   lastLogits = 0;
@@ -75,10 +96,10 @@ class Answer {
     this.emit = emit;
   }
 
-  /** @param {string} text @param {number | null} token */
-  show(text, token) {
+  /** @param {string} text @param {number | null} token @param {Logprobs} [logprobs] */
+  show(text, token, logprobs) {
     this.text += text;
-    this.emit({ text, token });
+    this.emit(logprobs ? { text, token, logprobs } : { text, token });
   }
 }
 
@@ -86,31 +107,26 @@ export class Runner {
   #engine;
   #layers;
   #costs;
-  #contextSize;
-  #chunk;
   #skip;
   #bank;
   #depth;
-  #maskKey = '';
-  #context = 0;
-  /** @type {number[]} */ #held = []; // the tokens in the core session
-  #msPerBlock = 0; // of a decode step, to size its slices; 0: not known
+  #slots;
 
   /**
    * @param {import('./engine.js').Engine} engine with its model fed and its tokenizer open
    * @param {{layers: number, costs: import('./engine.js').BlockCost[], contextSize: number, chunk: number, skip: string,
-   *   bank?: import('./engine.js').BankInfo, depth: number}} options
-   *   contextSize and chunk in tokens; skip: of requests without one; bank: the one that the engine has open
+   *   bank?: import('./engine.js').BankInfo, depth: number, maxSessions: number}} options
+   *   contextSize and chunk in tokens; skip: of requests without one; bank: the one that the engine has open; maxSessions: KV
+   *   caches at once
    */
-  constructor(engine, { layers, costs, contextSize, chunk, skip, bank, depth }) {
+  constructor(engine, { layers, costs, contextSize, chunk, skip, bank, depth, maxSessions }) {
     this.#engine = engine;
     this.#layers = layers;
     this.#costs = costs;
-    this.#contextSize = contextSize;
-    this.#chunk = chunk;
     this.#skip = skip;
     this.#bank = bank;
     this.#depth = depth;
+    this.#slots = new Slots(engine, { contextSize, chunk, most: maxSessions });
   }
 
   /**
@@ -150,50 +166,64 @@ export class Runner {
     return this.#engine.parseMask(skip, this.#layers);
   }
 
-  /** Makes the session for a mask unless it is there. @param {import('./engine.js').Mask} mask */
+  /** Makes the first KV cache. @param {import('./engine.js').Mask} mask */
   open(mask) {
-    const engine = this.#engine;
-    if (!engine.hasSession || mask.key !== this.#maskKey) {
-      this.#held = [];
-      this.#maskKey = mask.key;
-      this.#msPerBlock = 0;
-      this.#context = engine.openSession(mask, this.#contextSize, this.#chunk);
-    }
+    this.#slots.open(mask);
   }
 
   get context() {
-    return this.#context;
+    return this.#slots.context;
+  }
+
+  /** @param {Request} request */
+  #tokens({ prompt, bos, known }) {
+    const engine = this.#engine;
+    if (typeof prompt !== 'string') return Array.from(prompt);
+    if (known && prompt.startsWith(known.text)) {
+      const rest = engine.tokenize(prompt.slice(known.text.length), TOKENIZE.SPECIAL);
+      // a special token is a seam: no other reaches over it
+      const isSpecial = (/** @type {number} */ token) => engine.textOf([token]) === '';
+      const last = known.tokens[known.tokens.length - 1];
+      if (!rest.length || isSpecial(last) || isSpecial(rest[0])) return [...Array.from(known.tokens), ...rest];
+    }
+    return Array.from(engine.tokenize(prompt, TOKENIZE.SPECIAL | (bos ? TOKENIZE.BOS : 0)));
+  }
+
+  /**
+   * The prompt's tokens, and a slot that holds what it can of them.
+   * @param {Request} request @param {number} fresh tokens that are left to compute at least
+   */
+  #begin(request, fresh) {
+    const { mask, route } = this.#choose(request);
+    const prompt = this.#tokens(request);
+    if (!prompt.length) throw new SkipstoneError('argument', 'generate: the prompt is empty');
+    if (prompt.length > this.context) {
+      const room = `the context has ${this.context}; raise contextSize or shorten the prompt`;
+      throw new SkipstoneError('context_full', `generate: the prompt has ${prompt.length} tokens, ${room}`);
+    }
+    const slot = this.#slots.take(mask, prompt, request.owner, fresh);
+    return { mask, route, prompt, slot, cachedTokens: slot.held.length };
   }
 
   /**
    * @param {Request} request
-   * @param {(chunk: Chunk) => void} emit
+   * @param {{start: (start: Start) => void, chunk: (chunk: Chunk) => void}} emit
    * @param {() => 'abort' | 'cancel' | undefined} interrupted abort: give up with Aborted; cancel: end with what there is
    * @returns {Promise<Result>}
    */
   async generate(request, emit, interrupted) {
     const engine = this.#engine;
-    const { mask, route } = this.#choose(request);
-    this.open(mask);
-    const prompt =
-      typeof request.prompt === 'string'
-        ? engine.tokenize(request.prompt, TOKENIZE.SPECIAL | (request.bos ? TOKENIZE.BOS : 0))
-        : request.prompt;
-    if (!prompt.length) throw new SkipstoneError('argument', 'generate: the prompt is empty');
-    if (prompt.length > this.#context) {
-      const room = `the context has ${this.#context}; raise contextSize or shorten the prompt`;
-      throw new SkipstoneError('context', `generate: the prompt has ${prompt.length} tokens, ${room}`);
-    }
-
-    const cachedTokens = this.#reuse(prompt);
+    const { mask, route, prompt, slot, cachedTokens } = this.#begin(request, 1);
+    emit.start({ promptTokens: prompt.length, cachedTokens, mask: this.report(mask), route });
     const prefillTokens = prompt.length - cachedTokens;
-    const answer = new Answer(emit);
+    const answer = new Answer(emit.chunk);
     const started = performance.now();
     try {
-      await this.#answer(answer, prompt, prompt.subarray(cachedTokens), request, interrupted);
+      await this.#answer(answer, slot, prompt, request, interrupted);
     } catch (error) {
       if (!(error instanceof Aborted) || interrupted() !== 'cancel') throw error;
       answer.finishReason = 'cancelled';
+      answer.endText = undefined;
     } finally {
       if (!engine.dead) {
         engine.closeStopper();
@@ -201,14 +231,15 @@ export class Runner {
       }
     }
 
-    const { text, tokens, finishReason, logitsHash, firstLogits, lastLogits } = answer;
+    const { text, tokens, finishReason, endText, logitsHash, firstLogits, lastLogits } = answer;
     const prefillMs = (firstLogits || performance.now()) - started;
     const decodeMs = lastLogits - firstLogits;
-    const decodeTokens = Math.max(0, this.#held.length - prompt.length);
+    const decodeTokens = Math.max(0, slot.held.length - prompt.length);
     return {
       text,
       tokens,
       finishReason,
+      endText,
       promptTokens: prompt.length,
       cachedTokens,
       timings: {
@@ -223,18 +254,89 @@ export class Runner {
       mask: this.report(mask),
       route,
       seed: request.samples.seed,
+      held: [...prompt, ...tokens],
     };
   }
+
+  /* ---- chat sessions ---- */
+
+  /** The tokens of a prompt; nothing is computed. @param {Request} request */
+  count(request) {
+    return this.#tokens(request);
+  }
+
+  /**
+   * Computes the KV of a prompt that goes on later. Where the bank has nothing to route by yet, only its tokens are known.
+   * @param {Request} request
+   * @param {() => 'abort' | 'cancel' | undefined} interrupted
+   * @returns {Promise<number[]>} its tokens
+   */
+  async prefill(request, interrupted) {
+    if (!this.#isRouted(request)) return this.#tokens(request);
+    const { prompt, slot } = this.#begin(request, 0);
+    if (slot.held.length < prompt.length) await this.#run(slot, prompt.slice(slot.held.length), { slice: performance.now() }, interrupted, true, 0);
+    return prompt;
+  }
+
+  /** @param {Request} request */
+  #isRouted({ skip, depth, routeBy }) {
+    return routeBy !== undefined || (depth === undefined && (skip !== undefined || !this.#bank));
+  }
+
+  /**
+   * The KV of a prompt as bytes; none where the bank has nothing to route by yet.
+   * @param {Request} request
+   * @param {() => 'abort' | 'cancel' | undefined} interrupted
+   */
+  async save(request, interrupted) {
+    const tokens = await this.prefill(request, interrupted);
+    return this.#isRouted(request) ? this.#engine.saveSession(tokens) : new Uint8Array();
+  }
+
+  /**
+   * What `save` gave, as the KV cache of a chat session.
+   * @param {Uint8Array} bytes
+   * @param {Request} request of the saved prompt
+   * @returns {number[]} its tokens
+   */
+  restore(bytes, request) {
+    const { mask } = this.#choose(request);
+    return this.#slots.restore(bytes, mask, request.owner ?? 0).held.slice();
+  }
+
+  /** @param {number} owner */
+  release(owner) {
+    this.#slots.release(owner);
+  }
+
+  /* ---- sentence encoder ---- */
+
+  /**
+   * @param {string[]} texts
+   * @param {() => 'abort' | 'cancel' | undefined} interrupted
+   */
+  async embed(texts, interrupted) {
+    if (!this.#engine.hasEncoder) this.#engine.openEncoder();
+    const vectors = [];
+    for (const text of texts) {
+      vectors.push(this.#engine.embed(text));
+      await yieldToMessages();
+      if (interrupted()) throw new Aborted();
+    }
+    return vectors;
+  }
+
+  /* ---- the work ---- */
 
   /**
    * Prefill, then one token after the other.
    * @param {Answer} answer
-   * @param {Int32Array} prompt
-   * @param {Int32Array} fresh its tokens that the session does not hold
+   * @param {import('./slots.js').Slot} slot
+   * @param {number[]} prompt
    * @param {Request} request
    * @param {() => 'abort' | 'cancel' | undefined} interrupted
    */
-  async #answer(answer, prompt, fresh, { samples, stop, maxTokens = Infinity }, interrupted) {
+  async #answer(answer, slot, prompt, { samples, stop, maxTokens = Infinity, logprobs }, interrupted) {
     const engine = this.#engine;
     const { repetitionPenalty, frequencyPenalty, presencePenalty } = samples;
     const penalised = repetitionPenalty !== 1 || frequencyPenalty !== 0 || presencePenalty !== 0;
@@ -244,7 +346,7 @@ export class Runner {
     engine.startText();
 
     const clock = { slice: performance.now() };
-    await this.#run(fresh, clock, interrupted, true);
+    await this.#run(slot, prompt.slice(slot.held.length), clock, interrupted, true);
     answer.firstLogits = answer.lastLogits = performance.now();
     for (;;) {
       if (penalised) answer.logitsHash = engine.logitsHash(); // penalties change the logits in place
@@ -252,16 +354,18 @@ export class Runner {
       answer.tokens.push(token);
       if (engine.endsAnswer(token)) {
         answer.finishReason = 'stop';
+        answer.endText = engine.tokenText(token);
         break;
       }
       const { text, stopped } = engine.filterStops(engine.addText(token), false);
-      answer.show(text, token);
+      answer.show(text, token, logprobs === undefined ? undefined : this.#logprobs(token, logprobs));
       if (stopped) {
         answer.finishReason = 'stop';
+        answer.endText = undefined;
         break;
       }
-      if (answer.tokens.length >= maxTokens || this.#held.length >= this.#context) break;
-      await this.#run([token], clock, interrupted, false);
+      if (answer.tokens.length >= maxTokens || slot.held.length >= this.context) break;
+      await this.#run(slot, [token], clock, interrupted, false);
       answer.lastLogits = performance.now();
     }
     if (!penalised) answer.logitsHash = engine.logitsHash();
@@ -270,35 +374,32 @@ export class Runner {
     if (text) answer.show(text, null);
   }
 
-  /**
-   * Cuts the session back to what it has in common with the prompt; at least one token is left to compute logits from.
-   * @param {Int32Array} prompt
-   */
-  #reuse(prompt) {
-    let n = 0;
-    while (n < this.#held.length && n < prompt.length - 1 && this.#held[n] === prompt[n]) n++;
-    if (n < this.#held.length) {
-      this.#held.length = n;
-      this.#engine.keep(n);
-    }
-    return n;
+  /** @param {number} token @param {number} top @returns {Logprobs} */
+  #logprobs(token, top) {
+    const engine = this.#engine;
+    /** @param {number} t @param {number} logprob */
+    const likelihood = (t, logprob) => ({ token: t, text: engine.tokenText(t), bytes: engine.tokenBytes(t), logprob });
+    const all = engine.logprobs(token, top);
+    return { ...likelihood(token, all.logprob), top: all.top.map((other) => likelihood(other.token, other.logprob)) };
   }
 
   /**
    * Runs tokens through the blocks.
+   * @param {import('./slots.js').Slot} slot in use
    * @param {ArrayLike<number>} tokens
    * @param {{slice: number}} clock when the slice began
    * @param {() => 'abort' | 'cancel' | undefined} interrupted
    * @param {boolean} prefill
+   * @param {0 | 1} [logits] of the last token
    */
-  async #run(tokens, clock, interrupted, prefill) {
+  async #run(slot, tokens, clock, interrupted, prefill, logits = 1) {
     const engine = this.#engine;
-    const before = this.#held.length;
+    const before = slot.held.length;
     try {
       if (interrupted()) throw new Aborted();
-      engine.begin(tokens);
+      engine.begin(tokens, logits);
       // A prefill feels its way from one block on, since blocks of a chunk take long.
-      let msPerBlock = prefill ? 0 : this.#msPerBlock;
+      let msPerBlock = prefill ? 0 : slot.msPerBlock;
       let budget = 1;
       for (;;) {
         const start = performance.now();
@@ -313,12 +414,12 @@ export class Runner {
         }
         if (done) break;
       }
-      if (!prefill) this.#msPerBlock = msPerBlock;
-      for (let i = 0; i < tokens.length; i++) this.#held.push(tokens[i]);
+      if (!prefill) slot.msPerBlock = msPerBlock;
+      for (let i = 0; i < tokens.length; i++) slot.held.push(tokens[i]);
     } catch (error) {
       if (!engine.dead) {
         const length = engine.cancel(); // chunks that are complete stay
-        for (let i = 0; before + i < length && i < tokens.length; i++) this.#held.push(tokens[i]);
+        for (let i = 0; before + i < length && i < tokens.length; i++) slot.held.push(tokens[i]);
       }
       throw error;
     }

@@ -1,12 +1,17 @@
 /**
- * The face: what `load` gives. It lives on the caller's thread and only passes messages; the engine is in a worker.
+ * What `load` gives. It lives on the caller's thread and only passes messages; the engine is in a worker, or in place where
+ * there are none. The two faces stand on it: openai.js (no state) and session.js (chat sessions).
  */
 import { abortError, FATAL_CODES, fromWire, SkipstoneError } from './errors.js';
-import { checkGenerateOptions, checkLoadOptions, samples, skipText } from './options.js';
-import { spawn } from './platform.js';
+import { ChatCompletions, Completions, Embeddings } from './openai.js';
+import { checkGenerateOptions, checkLoadOptions, makeRequest, skipText } from './options.js';
+import { hasWorkers, runInPlace, spawn } from './platform.js';
+import { SessionMaker } from './session.js';
 import { ChatTemplate } from './template.js';
 
 const DEFAULT_DEPTH = 0.875;
+const DEFAULT_SESSIONS = 4;
+const DEFAULT_QUEUE = 64;
 
 /**
  * @typedef {import('./options.js').LoadOptions} LoadOptions
@@ -30,9 +35,18 @@ const DEFAULT_DEPTH = 0.875;
  * @property {{bytes: number, used: number, peak: number, maximum: number}} memory of the wasm instance
  * @property {{module_ms: number, load_ms: number}} timings
  *
+ * @typedef {object} Inner  What the two faces see of an Llm.
+ * @property {() => Info} info
+ * @property {(messages: Message[], generationPrompt: boolean) => string} template
+ * @property {(messages: Message[]) => string | undefined} routeBy
+ * @property {(request: import('./generate.js').Request, signal?: AbortSignal) => Generation} generate
+ * @property {(call: string, args: object, signal?: AbortSignal) => Promise<any>} call
+ * @property {(message: object) => void} post
+ *
  * @typedef {object} Pending
  * @property {(value: any) => void} resolve
  * @property {(error: Error) => void} reject
+ * @property {(start: any) => void} [onStart]
  * @property {(chunk: any) => void} [onChunk]
  * @property {(progress: any) => void} [onProgress]
  */
@@ -42,16 +56,22 @@ class Client {
   /** @type {import('./platform.js').Spawned} */ #worker;
   /** @type {Map<number, Pending>} */ #pending = new Map();
   /** @type {Error | undefined} */ #dead;
+  #maxQueue;
   #nextId = 1;
   /** @type {(memory: any) => void} */ onMemory = () => {};
 
-  /** @param {import('./platform.js').WorkerFile} worker */
-  constructor(worker) {
+  /**
+   * @param {import('./platform.js').WorkerFile} worker
+   * @param {{inPlace: boolean, maxQueue: number}} options
+   */
+  constructor(worker, { inPlace, maxQueue }) {
+    this.#maxQueue = maxQueue;
     /** @type {any[]} */
     let waiting = [];
     /** @type {(message: any) => void} */
     this.post = (message) => void waiting.push(message);
-    this.#worker = spawn(worker, 'skipstone engine', {
+    /** @type {import('./platform.js').SpawnEvents} */
+    const events = {
       onMessage: (message) => {
         if (message.type === 'ready') {
           this.post = (next) => this.#worker.post(next);
@@ -64,14 +84,17 @@ class Client {
         }
       },
       onEnd: (reason) => void this.end(new SkipstoneError('worker_crashed', `the engine's worker crashed: ${reason}`)),
-    });
+    };
+    if (inPlace && !worker.serve) throw new SkipstoneError('unsupported', 'load: worker is false, but workerUrl names a worker');
+    this.#worker = inPlace && worker.serve ? runInPlace(worker.serve, events) : spawn(worker, 'skipstone engine', events);
   }
 
   /** @param {any} message */
-  #receive({ id, value, error, chunk, progress, memory }) {
+  #receive({ id, value, error, start, chunk, progress, memory }) {
     const pending = this.#pending.get(id);
     if (memory) this.onMemory(memory);
     if (!pending) return; // aborted meanwhile
+    if (start) return pending.onStart?.(start);
     if (chunk) return pending.onChunk?.(chunk);
     if (progress) return pending.onProgress?.(progress);
     this.#settle(id);
@@ -88,14 +111,17 @@ class Client {
   /**
    * @param {string} call
    * @param {object} args
-   * @param {{signal?: AbortSignal, onChunk?: (chunk: any) => void, onProgress?: (progress: any) => void}} [listeners]
+   * @param {{signal?: AbortSignal} & Pick<Pending, 'onStart' | 'onChunk' | 'onProgress'>} [listeners]
    * @returns {{id: number, done: Promise<any>}}
    */
-  call(call, args, { signal, onChunk, onProgress } = {}) {
+  call(call, args, { signal, ...listeners } = {}) {
     const id = this.#nextId++;
     const done = new Promise((resolve, reject) => {
       if (this.#dead) throw this.#dead;
       if (signal?.aborted) throw abortError(signal);
+      if (this.#pending.size > this.#maxQueue) {
+        throw new SkipstoneError('queue_full', `${this.#pending.size - 1} calls wait already: maxQueue is ${this.#maxQueue}`);
+      }
       const abort = () => {
         this.interrupt(id, 'abort');
         this.#settle(id);
@@ -107,8 +133,7 @@ class Client {
       this.#pending.set(id, {
         resolve: (value) => (settled(), resolve(value)),
         reject: (error) => (settled(), reject(error)),
-        onChunk,
-        onProgress,
+        ...listeners,
       });
       this.#worker.keepAlive(true);
       this.post({ id, call, ...args });
@@ -147,14 +172,23 @@ export class Generation {
   #cancel;
 
   /**
-   * @param {(onChunk: (chunk: Chunk) => void) => {done: Promise<Result>, cancel: () => void}} start
+   * @param {(listeners: Pick<Pending, 'onStart' | 'onChunk'>) => {done: Promise<Result>, cancel: () => void}} start
    */
   constructor(start) {
-    const { done, cancel } = start((chunk) => {
-      this.#chunks.push(chunk);
-      this.#wake();
+    /** @type {(start: import('./generate.js').Start) => void} */
+    let onStart = () => {};
+    const started = new Promise((/** @type {(start: import('./generate.js').Start) => void} */ resolve) => (onStart = resolve));
+    const { done, cancel } = start({
+      onStart,
+      onChunk: (chunk) => {
+        this.#chunks.push(chunk);
+        this.#wake();
+      },
     });
     this.#cancel = cancel;
+    /** What is known when it begins: the route, the mask, what of the prompt is cached. Rejects as the loop does. */
+    this.started = Promise.race([started, done]);
+    this.started.catch(() => {}); // who does not ask for it learns it from the result
     /** The whole answer. Rejects as the loop does. @type {Promise<Result>} */
     this.result = done;
     done.then(
@@ -209,6 +243,24 @@ export class Llm {
     this.#info = info;
     this.#template = { source: template, special, chat: /** @type {ChatTemplate | undefined} */ (undefined) };
     client.onMemory = (memory) => (this.#info.memory = memory);
+
+    /** @type {Inner} */
+    const inner = {
+      info: () => this.#info,
+      template: (messages, generationPrompt) => this.chatTemplate(messages, { addGenerationPrompt: generationPrompt }),
+      routeBy: (messages) => userText(messages, this.#policy),
+      generate: (request, signal) => this.#run(request, signal),
+      call: (call, args, signal) => this.#fatal(this.#client.call(call, args, { signal }).done),
+      post: (message) => this.#client.post(message),
+    };
+    /** The OpenAI SDK's `chat`: `chat.completions.create(body, {signal})`. */
+    this.chat = { completions: new ChatCompletions(inner) };
+    /** The OpenAI SDK's `completions`, for prompts that are no chat. */
+    this.completions = new Completions(inner);
+    /** The OpenAI SDK's `embeddings`, by the sentence encoder of the bank, or `self`. */
+    this.embeddings = new Embeddings(inner);
+    /** Chat sessions by the names of the browser's own Prompt API: `availability`, `create`; and `restore`. */
+    this.languageModel = new SessionMaker(inner);
   }
 
   /**
@@ -220,19 +272,21 @@ export class Llm {
     checkLoadOptions(options);
     const { threads, variant, sharedMemory, wasmUrl, contextSize = 0, skip = '', onProgress, signal } = options;
     const { bank, encoder, depth = DEFAULT_DEPTH, policy = 'session' } = options;
+    const { maxSessions = DEFAULT_SESSIONS, maxQueue = DEFAULT_QUEUE, worker: wanted = hasWorkers } = options;
     if (bank === undefined) {
       for (const [name, value] of Object.entries({ encoder, depth: options.depth, policy: options.policy })) {
         if (value !== undefined) throw new SkipstoneError('argument', `load: ${name} needs the option bank`);
       }
     }
     if (signal?.aborted) throw abortError(signal);
-    const client = new Client(options.workerUrl === undefined ? worker : { url: options.workerUrl });
+    const inPlace = !wanted;
+    const client = new Client(options.workerUrl === undefined ? worker : { url: options.workerUrl }, { inPlace, maxQueue });
     /** @type {any} */
     let memory;
     client.onMemory = (m) => (memory = m);
     try {
-      const module = { threads, variant, sharedMemory, wasmUrl };
-      const args = { source, module, contextSize, skip: skipText(skip), bank, encoder, depth };
+      const module = { threads, variant, sharedMemory, inPlace, wasmUrl };
+      const args = { source, module, contextSize, skip: skipText(skip), bank, encoder, depth, maxSessions };
       const loaded = await client.call('load', args, { signal, onProgress }).done;
       return new Llm(client, { ...loaded, policy, memory });
     } catch (error) {
@@ -247,24 +301,20 @@ export class Llm {
   }
 
   /**
-   * Continues a prompt, or answers a chat. Calls run one after the other.
+   * Continues a prompt, or answers a chat: the call that the faces stand on. Calls run one after the other.
    * @param {Prompt} prompt
    * @param {GenerateOptions} [options]
    * @returns {Generation}
    */
   generate(prompt, options = {}) {
     checkGenerateOptions(options);
-    const { maxTokens, stop = [], skip, depth, signal } = options;
-    const request = {
-      ...this.#prompt(prompt),
-      maxTokens,
-      samples: samples(options),
-      stop: typeof stop === 'string' ? [stop] : stop,
-      skip: skip === undefined ? undefined : skipText(skip),
-      depth,
-    };
-    return new Generation((onChunk) => {
-      const { id, done } = this.#client.call('generate', { request }, { signal, onChunk });
+    return this.#run(makeRequest(this.#prompt(prompt), options), options.signal);
+  }
+
+  /** @param {import('./generate.js').Request} request @param {AbortSignal} [signal] */
+  #run(request, signal) {
+    return new Generation((listeners) => {
+      const { id, done } = this.#client.call('generate', { request }, { signal, ...listeners });
       return { done: this.#fatal(done), cancel: () => this.#client.interrupt(id, 'cancel') };
     });
   }
@@ -325,9 +375,31 @@ export class Llm {
     return this.#fatal(this.#client.call('route', { text, depth }).done);
   }
 
-  /** Ends the engine and gives its memory back. What is pending rejects; more calls do nothing. */
+  /**
+   * The text as a vector of unit length, by the sentence encoder of the bank, or `self`.
+   * @param {string} text
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Float32Array>}
+   */
+  async embed(text, { signal, ...unknown } = {}) {
+    if (typeof text !== 'string') throw new SkipstoneError('argument', `embed: the text is ${typeof text}, want a string`);
+    for (const name in unknown) throw new SkipstoneError('argument', `embed: unknown option '${name}'; there is signal`);
+    const [{ embedding }] = await this.#fatal(this.#client.call('embed', { texts: [text] }, { signal }).done);
+    return embedding;
+  }
+
+  /** The same as `languageModel.create`. @param {import('./session.js').SessionOptions} [options] */
+  createSession(options) {
+    return this.languageModel.create(options);
+  }
+
+  /** Ends the engine and gives its memory back. What is pending rejects; so do later calls, and a second `free` does nothing. */
   async free() {
     await this.#client.end(new SkipstoneError('freed', 'the model was freed'));
+  }
+
+  async [Symbol.asyncDispose]() {
+    await this.free();
   }
 
   /**

@@ -14,6 +14,7 @@
  * @property {Variant | 'auto'} [variant]
  * @property {number | 'auto'} [threads]
  * @property {boolean} [sharedMemory]  false: as if SharedArrayBuffer were missing
+ * @property {boolean} [inPlace]  on the caller's thread, which must not wait: one thread
  * @property {string} [wasmUrl]  a folder with the four modules, ending in '/'
  *
  * @typedef {object} Loaded
@@ -119,9 +120,10 @@ function chooseVariant({ variant = 'auto' }, abilities) {
  * @param {number} available
  * @returns {{threads: number, reason: string}}
  */
-function chooseThreads({ threads = 'auto', sharedMemory = true }, abilities, available) {
-  const shared = abilities.threads && sharedMemory;
-  const why = abilities.threads && !sharedMemory ? 'sharedMemory is false' : abilities.why.threads;
+function chooseThreads({ threads = 'auto', sharedMemory = true, inPlace = false }, abilities, available) {
+  const shared = abilities.threads && sharedMemory && !inPlace;
+  const asked = inPlace ? 'the engine runs in place, on a thread that must not wait' : 'sharedMemory is false';
+  const why = abilities.threads ? asked : abilities.why.threads;
   if (threads === 'auto') {
     if (!shared) return { threads: 1, reason: why };
     if (available <= 1) return { threads: 1, reason: 'the device has one processor' };

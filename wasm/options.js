@@ -19,6 +19,12 @@
  *   last; a mask that changes from turn to turn costs the prefill of all that was said
  * @property {string} [wasmUrl] folder of the wasm modules, ending in '/'
  * @property {string | URL} [workerUrl] the engine's worker
+ * @property {boolean} [worker] false: the engine runs on the caller's thread, in steps of some milliseconds and with one thread, as in a
+ *   service worker, which has no others; default: a worker where there are workers
+ * @property {number} [maxSessions] KV caches held at once, for chat sessions and for prompts that begin alike; each takes up to
+ *   `info.context.kvBytes`. One that was not used for longest makes room, and its tokens are computed again when they are
+ *   asked for. Default 4
+ * @property {number} [maxQueue] calls that may wait for the one that runs; one more is refused with code queue_full. Default 64
  * @property {(progress: Progress) => void} [onProgress]
  * @property {AbortSignal} [signal]
  *
@@ -43,26 +49,26 @@ import { SkipstoneError } from './errors.js';
 /** @typedef {(value: any) => string | undefined} Check  What was wanted, or undefined when the value is fine. */
 
 /** @param {number} low @param {number} high @returns {Check} */
-const whole = (low, high) => (value) =>
+export const whole = (low, high) => (value) =>
   Number.isInteger(value) && value >= low && value <= high ? undefined : `a whole number from ${low} to ${high}`;
 /** @param {number} low @param {number} high @returns {Check} */
 const real = (low, high) => (value) =>
   typeof value === 'number' && value >= low && value <= high ? undefined : `a number from ${low} to ${high}`;
 /** @type {(...values: unknown[]) => Check} */
-const oneOf = (...values) => (value) =>
+export const oneOf = (...values) => (value) =>
   values.includes(value) ? undefined : values.map((v) => (typeof v === 'string' ? `'${v}'` : String(v))).join(', ');
 /** @param {Check} check @param {Check} other @returns {Check} */
-const either = (check, other) => (value) => {
+export const either = (check, other) => (value) => {
   const a = check(value);
   const b = a && other(value);
   return b && `${a} or ${b}`;
 };
 /** @type {Check} */
-const isFunction = (value) => (typeof value === 'function' ? undefined : 'a function');
+export const isFunction = (value) => (typeof value === 'function' ? undefined : 'a function');
 /** @type {Check} */
-const isText = (value) => (typeof value === 'string' ? undefined : 'a string');
+export const isText = (value) => (typeof value === 'string' ? undefined : 'a string');
 /** @type {Check} */
-const isSignal = (value) =>
+export const isSignal = (value) =>
   typeof value?.addEventListener === 'function' && typeof value.aborted === 'boolean' ? undefined : 'an AbortSignal';
 /** @type {Check} */
 const isSeed = (value) =>
@@ -102,12 +108,15 @@ const LOAD = {
   policy: oneOf('session', 'turn'),
   wasmUrl: isText,
   workerUrl: (value) => (value instanceof URL ? undefined : isText(value)),
+  worker: oneOf(true, false),
+  maxSessions: whole(1, 1024),
+  maxQueue: whole(0, 2 ** 31 - 1),
   onProgress: isFunction,
   signal: isSignal,
 };
 
 /** @type {Record<string, Check>} */
-const GENERATE = {
+export const GENERATE = {
   maxTokens: whole(1, 2 ** 31 - 1),
   temperature: real(0, 100),
   topK: whole(0, 2 ** 31 - 1),
@@ -129,7 +138,7 @@ const GENERATE = {
  * @param {unknown} options
  * @param {Record<string, Check>} known
  */
-function check(call, options, known) {
+export function check(call, options, known) {
   if (typeof options !== 'object' || options === null) throw new SkipstoneError('argument', `${call}: options must be an object`);
   for (const [name, value] of Object.entries(options)) {
     if (!Object.hasOwn(known, name)) {
@@ -140,8 +149,8 @@ function check(call, options, known) {
   }
 }
 
-/** @param {unknown} value */
-function show(value) {
+/** A value in a message. @param {unknown} value */
+export function show(value) {
   if (typeof value === 'bigint') return `${value}n`;
   if (typeof value === 'function') return 'a function';
   return JSON.stringify(value) ?? String(value);
@@ -166,21 +175,42 @@ export function skipText(skip) {
     .join(';');
 }
 
+/** Those of the core (ss_sampler_defaults). */
+export const DEFAULTS = {
+  temperature: 0.8,
+  topK: 40,
+  topP: 0.95,
+  minP: 0.05,
+  repetitionPenalty: 1,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  repetitionWindow: 64,
+};
+
 /**
- * The sampler's settings with the core's defaults (ss_sampler_defaults).
- * @param {GenerateOptions} o
+ * The sampler's settings.
+ * @param {GenerateOptions} options
  * @returns {import('./engine.js').Samples}
  */
-export function samples(o) {
+function samples(options) {
+  const settings = Object.entries(DEFAULTS).map(([name, value]) => [name, options[/** @type {keyof typeof DEFAULTS} */ (name)] ?? value]);
+  return { ...Object.fromEntries(settings), seed: BigInt(options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]) };
+}
+
+/**
+ * A request for the engine's worker.
+ * @param {Pick<import('./generate.js').Request, 'prompt' | 'bos' | 'routeBy' | 'known' | 'owner' | 'logprobs'>} what
+ * @param {GenerateOptions} options that were checked
+ * @returns {import('./generate.js').Request}
+ */
+export function makeRequest(what, options) {
+  const { maxTokens, stop = [], skip, depth } = options;
   return {
-    temperature: o.temperature ?? 0.8,
-    topK: o.topK ?? 40,
-    topP: o.topP ?? 0.95,
-    minP: o.minP ?? 0.05,
-    repetitionPenalty: o.repetitionPenalty ?? 1,
-    frequencyPenalty: o.frequencyPenalty ?? 0,
-    presencePenalty: o.presencePenalty ?? 0,
-    repetitionWindow: o.repetitionWindow ?? 64,
-    seed: BigInt(o.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]),
+    ...what,
+    maxTokens,
+    samples: samples(options),
+    stop: typeof stop === 'string' ? [stop] : stop,
+    skip: skip === undefined ? undefined : skipText(skip),
+    depth,
   };
 }

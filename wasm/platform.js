@@ -15,6 +15,7 @@
  * @property {URL | string} url
  * @property {() => Worker} [start]  In a browser. `new Worker(new URL('./x.js', import.meta.url), {type: 'module', ...})` must
  *   stand there literally: that is how bundlers know a worker from an asset. `url` is then made from a variable.
+ * @property {(port: Port) => void} [serve]  What the file does, for an engine that runs in place.
  *
  * @typedef {object} SpawnEvents
  * @property {(message: any) => void} onMessage
@@ -83,6 +84,33 @@ export function spawn({ url, start = () => new Worker(url, { type: 'module', nam
     keepAlive() {},
   };
 }
+
+/**
+ * Runs what a worker would run on this thread: both sides of a port, messages by turns of the event loop's microtasks.
+ * @param {(port: Port) => void} serve
+ * @param {SpawnEvents} events
+ * @returns {Spawned}
+ */
+export function runInPlace(serve, { onMessage }) {
+  let ended = false;
+  /** @type {(message: any) => void} */
+  let toEngine = () => {};
+  serve({
+    post: (message) => queueMicrotask(() => ended || onMessage(message)),
+    listen: (listener) => (toEngine = listener),
+    close() {},
+  });
+  return {
+    post: (message) => queueMicrotask(() => ended || toEngine(message)),
+    async terminate() {
+      ended = true;
+    },
+    keepAlive() {},
+  };
+}
+
+/** Whether workers can be started here: a service worker cannot. */
+export const hasWorkers = threads !== undefined || typeof Worker === 'function';
 
 /**
  * Inside a worker: the way to who made it.

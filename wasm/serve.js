@@ -1,11 +1,12 @@
 /**
  * The engine's worker, but for how a model's bytes are read: node/worker.js gives that.
  *
- *   in    {id, call: 'load' | 'generate' | 'route' | 'tokenize' | 'detokenize', ...}; {call: 'interrupt', id, how}
- *   out   {type: 'ready'}; then for each id any number of {id, chunk} or {id, progress}, and one {id, value, memory}
- *         or {id, error}; {type: 'dead', error} when a helper crashed
+ *   in    {id, call: 'load' | 'generate' | 'prefill' | 'count' | 'save' | 'restore' | 'embed' | 'route' | 'tokenize' |
+ *         'detokenize', ...}; {call: 'interrupt', id, how}; {call: 'release', owner}
+ *   out   {type: 'ready'}; then for each id any number of {id, start}, {id, chunk} or {id, progress}, and one
+ *         {id, value, memory} or {id, error}; {type: 'dead', error} when a helper crashed
  *
- * Calls run one after the other in the order they came; interrupts act at once.
+ * Calls run one after the other in the order they came; interrupts and releases act at once.
  */
 import { Engine, TOKENIZE } from './engine.js';
 import { FATAL_CODES, SkipstoneError, toWire } from './errors.js';
@@ -30,11 +31,14 @@ const MOST_BANK_BYTES = 64 << 20;
  * @property {any} [bank] as `open` takes it
  * @property {any} [encoder] the model of a bank's encoder, where it has one
  * @property {number} depth
+ * @property {number} maxSessions KV caches at once
  */
 
-/** @param {(source: any) => Promise<Source>} open */
-export function serve(open) {
-  const port = parentPort();
+/**
+ * @param {(source: any) => Promise<Source>} open
+ * @param {import('./platform.js').Port} [port] to who calls; default: to who started this worker
+ */
+export function serve(open, port = parentPort()) {
   /** @type {Engine | undefined} */ let engine;
   /** @type {Runner | undefined} */ let runner;
   /** @type {any[]} */ const queue = [];
@@ -47,9 +51,29 @@ export function serve(open) {
     if (call === 'load') {
       return load(message, (progress) => port.post({ id, progress }));
     }
+    const interrupted = () => interrupts.get(id);
     if (!engine || !runner) throw new SkipstoneError('state', `${call} before load`);
     if (call === 'generate') {
-      return runner.generate(message.request, (chunk) => port.post({ id, chunk }), () => interrupts.get(id));
+      const emit = {
+        start: (/** @type {import('./generate.js').Start} */ start) => port.post({ id, start }),
+        chunk: (/** @type {import('./generate.js').Chunk} */ chunk) => port.post({ id, chunk }),
+      };
+      return runner.generate(message.request, emit, interrupted);
+    }
+    if (call === 'prefill') {
+      return runner.prefill(message.request, interrupted);
+    }
+    if (call === 'count') {
+      return runner.count(message.request).length;
+    }
+    if (call === 'save') {
+      return runner.save(message.request, interrupted);
+    }
+    if (call === 'restore') {
+      return runner.restore(message.bytes, message.request);
+    }
+    if (call === 'embed') {
+      return runner.embed(message.texts, interrupted);
     }
     if (call === 'tokenize') {
       return engine.tokenize(message.text, (message.special ? TOKENIZE.SPECIAL : 0) | (message.bos ? TOKENIZE.BOS : 0));
@@ -88,6 +112,7 @@ export function serve(open) {
       if (id === current || queue.some((waiting) => waiting.id === id)) interrupts.set(id, how); // else it is done
       return;
     }
+    if (message.call === 'release') return runner?.release(message.owner);
     queue.push(message);
     if (current === undefined) void work();
   });
@@ -97,7 +122,7 @@ export function serve(open) {
    * @param {LoadCall} call
    * @param {(progress: import('./options.js').Progress) => void} onProgress
    */
-  async function load({ source: from, module, contextSize, skip, bank: bankFrom, encoder, depth }, onProgress) {
+  async function load({ source: from, module, contextSize, skip, bank: bankFrom, encoder, depth, maxSessions }, onProgress) {
     const started = performance.now();
     const source = await open(from);
     try {
@@ -112,7 +137,7 @@ export function serve(open) {
       const model = engine.modelInfo();
       const costs = Array.from({ length: model.blocks }, (_, block) => engine?.blockCost(block) ?? never());
       const chunk = chunkTokens(costs);
-      runner = new Runner(engine, { layers: model.layers, costs, contextSize, chunk, skip, bank, depth });
+      runner = new Runner(engine, { layers: model.layers, costs, contextSize, chunk, skip, bank, depth, maxSessions });
       const mask = runner.parse();
       runner.open(mask);
       return {

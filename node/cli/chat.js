@@ -125,7 +125,7 @@ class Chat {
       const { length } = await this.#llm.tokenize(this.#llm.chatTemplate(messages));
       if (length + room <= size || this.#messages.length < 3) {
         if (forgotten) say(`the context of ${size} tokens is full: forgot the oldest ${forgotten} messages`);
-        if (length > size) throw new SkipstoneError('context', `the message has ${length} tokens, the context ${size}`);
+        if (length > size) throw new SkipstoneError('context_full', `the message has ${length} tokens, the context ${size}`);
         return answer(this.#llm, { messages }, options, write);
       }
       this.#messages.splice(0, 2);
