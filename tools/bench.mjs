@@ -1,131 +1,201 @@
-/* The WebAssembly core's speed in this Node.js: prefill of 512 tokens, then decode of 128 behind 480, as `skipstone
- * bench` measures the native one. Medians; the engine runs on this thread, so nothing but the core is timed.
+/* npm run bench: ours, native, in Node.js and in Chromium, and with --peers llama.cpp and wllama, measured by turns.
  *
- *   node tools/bench.mjs --threads 1,2 --variant simd128,relaxed --json */
-import { open } from 'node:fs/promises';
-import { parseArgs } from 'node:util';
-import { fileURLToPath } from 'node:url';
-import { Engine } from '../wasm/engine.js';
-import { SkipstoneError } from '../wasm/errors.js';
-import { probe } from '../wasm/loader.js';
+ *   npm run bench -- --peers --llama-bench /path/of/llama-bench --wllama /folder/with/node_modules
+ *   npm run bench -- --only speed --sides chromium --rounds 3
+ *   npm run bench -- --show                                     the tables of the results file, without measuring */
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { Chromium } from './bench/browser.mjs';
+import { BenchError } from './bench/command.mjs';
+import { commit, machine } from './bench/machine.mjs';
+import { describe, native, requireNative } from './bench/native.mjs';
+import { nodeHasRelaxed, nodeSide, nodeVersion } from './bench/node.mjs';
+import { HELP, readOptions } from './bench/options.mjs';
+import { llamaSide, wllamaFolders, wllamaSide } from './bench/peers.mjs';
+import { SECTIONS } from './bench/sections.mjs';
+import { writeWhole } from './setup/steps.mjs';
 
-const HELP = `usage: npm run bench -- [options]
+/** @typedef {ReturnType<typeof readOptions>} Options @typedef {import('./bench/sections.mjs').Setup} Setup */
 
-Measures the WebAssembly core in this Node.js: tokens per second of prefill, and of decode behind a filled context.
-Prints the median of several runs for each module variant and number of threads.
+/** @param {string} text */
+const say = (text) => console.error(`bench: ${text}`);
+/** @param {number} seconds */
+const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.round(seconds / 60)} min`);
 
-  --model FILE         GGUF file (default: models/SmolLM2-135M-Instruct.Q4_1.gguf)
-  --threads LIST       numbers of threads (default: 1,2)
-  --variant LIST       simd128, relaxed (default: all that this Node.js has)
-  --skip SPEC          blocks to skip, as in attn:3,7;ffn:12 (default: none)
-  --prefill N          tokens of the prompt (default: 512)
-  --decode N           tokens to decode (default: 128)
-  --behind N           tokens of context in front of the decoded ones (default: 480)
-  --chunk N            tokens of a prefill step (default: 128)
-  --runs N             timed runs (default: 5)
-  --json               a JSON array instead of the table
-  --help               this text`;
-
-const { values } = parseArgs({
-  options: {
-    model: { type: 'string', default: fileURLToPath(new URL('../models/SmolLM2-135M-Instruct.Q4_1.gguf', import.meta.url)) },
-    threads: { type: 'string', default: '1,2' },
-    variant: { type: 'string', default: probe().relaxed ? 'simd128,relaxed' : 'simd128' },
-    skip: { type: 'string', default: '' },
-    prefill: { type: 'string', default: '512' },
-    decode: { type: 'string', default: '128' },
-    behind: { type: 'string', default: '480' },
-    chunk: { type: 'string', default: '128' },
-    runs: { type: 'string', default: '5' },
-    json: { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
-  },
-});
-if (values.help) {
-  console.log(HELP);
-  process.exit(0);
-}
-/** @param {string} name @param {string} text */
-function whole(name, text) {
-  const n = Number(text);
-  if (Number.isInteger(n) && n >= 1) return n;
-  console.error(`bench: --${name} ${text}: want a whole number from 1`);
-  process.exit(2);
-}
-const prefill = whole('prefill', values.prefill);
-const decode = whole('decode', values.decode);
-const behind = whole('behind', values.behind);
-const runs = whole('runs', values.runs);
-const chunk = whole('chunk', values.chunk);
-const threadCounts = values.threads.split(',').map((text) => whole('threads', text));
-
-/** @param {number[]} numbers */
-const median = (numbers) => numbers.toSorted((a, b) => a - b)[numbers.length >> 1];
-
-/** @param {'simd128' | 'relaxed'} variant @param {number} threads */
-async function bench(variant, threads) {
-  const engine = await Engine.create({ variant, threads });
-  engine.openModel();
-  const file = await open(values.model);
-  const buffer = new Uint8Array(4 << 20);
-  for (let at = 0, complete = false; !complete; ) {
-    const { bytesRead } = await file.read(buffer, 0, buffer.length, at);
-    if (!bytesRead) throw new SkipstoneError('format', `${values.model} is truncated`);
-    ({ complete } = engine.feed(at, buffer.subarray(0, bytesRead)));
-    at += bytesRead;
+/** The sides that are there; says which are left out. @param {Options} options @returns {Promise<Setup>} */
+async function prepare({
+  models: files,
+  sides,
+  sidesAsked,
+  threads,
+  rounds,
+  sizes,
+  contexts,
+  kernel,
+  llamaBench,
+  wllama,
+}) {
+  requireNative();
+  const models = await Promise.all(files.map(async (file, index) => ({ file, index, ...(await describe(file)) })));
+  /** @type {Chromium | undefined} */
+  let chromium;
+  if (sides.includes('chromium') || wllama) {
+    const found = await Chromium.find(models, wllama ? wllamaFolders(wllama) : {});
+    if (typeof found !== 'string') chromium = found;
+    else if (sidesAsked || wllama) throw new BenchError(found);
+    else say(`${found}: without Chromium`);
   }
-  await file.close();
-  engine.endFeed();
-  const model = engine.modelInfo();
-  const mask = engine.parseMask(values.skip, model.layers);
-  engine.openSession(mask, Math.max(prefill, behind + decode) + 8, chunk);
-
-  /** Seconds of running tokens. @param {number[]} tokens */
-  const run = (tokens) => {
-    const start = performance.now();
-    engine.begin(tokens);
-    while (!engine.step(0));
-    return (performance.now() - start) / 1000;
-  };
-  let seed = 1;
-  const token = () => 100 + ((seed = (seed * 48271) % 2147483647) % (model.vocabulary - 200));
-  const some = (/** @type {number} */ n) => Array.from({ length: n }, token);
-
-  run(some(prefill)); // compiles
-  const prefills = [];
-  const decodes = [];
-  for (let i = 0; i < runs; i++) {
-    engine.keep(0);
-    prefills.push(prefill / run(some(prefill)));
-    engine.keep(0);
-    run(some(behind));
-    let seconds = 0;
-    for (let n = 0; n < decode; n++) seconds += run(some(1));
-    decodes.push(decode / seconds);
+  /** @type {Setup['ours']} */
+  const ours = sides.includes('native') ? [native] : [];
+  if (sides.includes('node')) {
+    ours.push(nodeSide('simd128'));
+    if (nodeHasRelaxed) ours.push(nodeSide('relaxed'));
+    else say('no Node.js with relaxed SIMD (npm test installs one): without it');
   }
-  await engine.close();
-  return {
-    prefill_tps: median(prefills),
-    decode_tps: median(decodes),
-    threads,
-    kernels: model.kernels,
-    mask: { blocks_run: mask.blocksRun, blocks_total: mask.blocks },
-    node: process.versions.node,
-  };
+  if (chromium && sides.includes('chromium')) ours.push(chromium.side());
+  const peers = [];
+  if (llamaBench) peers.push(llamaSide(llamaBench));
+  if (wllama && chromium) peers.push(wllamaSide(chromium, wllama));
+  return { models, threads, rounds, sizes, contexts, ours, peers, chromium, kernels: kernel };
 }
 
-const results = [];
-for (const variant of values.variant.split(',')) {
-  for (const threads of threadCounts) {
-    const result = await bench(/** @type {'simd128' | 'relaxed'} */ (variant), threads);
-    results.push(result);
-    if (!values.json) {
-      const { prefill_tps, decode_tps } = result;
-      console.log(
-        `${result.kernels.padEnd(14)} ${threads} threads   prefill ${prefill_tps.toFixed(1).padStart(7)} tok/s   ` +
-          `decode ${decode_tps.toFixed(1).padStart(6)} tok/s   ${result.mask.blocks_run} of ${result.mask.blocks_total} blocks`,
-      );
+/** Takes the turns of a section, round by round. @param {string} name @param {Setup} setup */
+async function measure(name, setup) {
+  const section = SECTIONS[name];
+  const turns = section.turns(setup);
+  const rounds = Math.min(setup.rounds, section.mostRounds ?? Infinity);
+  const total = rounds * turns.length;
+  /** @type {Map<string, any[]>} */
+  const results = new Map(turns.map(({ key }) => [key, []]));
+  let guessed = 0;
+  let spent = 0;
+  let done = 0;
+  for (let round = 0; round < rounds; round++) {
+    for (let i = 0; i < turns.length; i++) {
+      const turn = turns[(i + round) % turns.length]; // who is first changes from round to round
+      const start = performance.now();
+      results.get(turn.key)?.push(await turn.run(round));
+      const seconds = (performance.now() - start) / 1000;
+      spent += seconds;
+      guessed += turn.seconds;
+      const left = (spent / guessed) * (turns.reduce((sum, t) => sum + t.seconds, 0) * rounds - guessed);
+      const rest = left > 0 ? `about ${duration(left)} left` : 'done';
+      say(`${name} ${++done} of ${total}: ${turn.label}, ${duration(seconds)}; ${rest}`);
     }
   }
+  return results;
 }
-if (values.json) console.log(JSON.stringify(results, null, 2));
+
+/** @type {(results: Map<string, any[]>) => import('./bench/sections.mjs').Collect} */
+const collector = (results) => (key, pick) => {
+  const values = (results.get(key) ?? []).map(pick).sort((a, b) => a - b);
+  const middle = values.length >> 1;
+  const median = values.length % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+  return { median, min: values[0], max: values[values.length - 1], n: values.length };
+};
+
+/** What was measured with. @param {Setup} setup */
+async function versions({ ours, peers, chromium }) {
+  const names = ours.map(({ name }) => name).join();
+  return {
+    skipstone: JSON.parse(fs.readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version,
+    commit: commit(),
+    ...(names.includes('node') ? { node: await nodeVersion() } : {}),
+    ...(chromium ? { chromium: await chromium.version() } : {}),
+    ...Object.fromEntries(peers.map((side) => [side.name, side.version?.()])),
+  };
+}
+
+/** @param {string} file @returns {Record<string, any>} */
+function readResults(file) {
+  if (!fs.existsSync(file)) return {};
+  try {
+    return JSON.parse(fs.readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw new BenchError(`${file}: not a results file: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
+let printed = ''; // what the sections above this one were measured with
+
+/** @param {string} name @param {any} data */
+function print(name, data) {
+  const { title, note, print: text } = SECTIONS[name];
+  const { machine: at, versions: by, date, models, settings } = data;
+  const programs = Object.entries(by)
+    .filter(([, version]) => version)
+    .map(([program, version]) => `${program} ${version}`);
+  const files = models.map((/** @type {any} */ model) => model.name).join(', ');
+  const measuredWith = `${date}; ${at.cpu}, ${at.cores} cores, ${at.flags.join(' ')}; ${programs.join('; ')}; ${files}.\n`;
+  if (measuredWith !== printed) console.log(measuredWith);
+  const spread = settings.rounds > 1 ? ` Median (least to most) of ${settings.rounds}.` : '';
+  console.log(`## ${title}\n\n${note}${spread}\n\n${text(data)}\n`);
+  printed = measuredWith;
+}
+
+/** @param {Options} options */
+function show({ out, sections, json }) {
+  const all = readResults(out);
+  const some = sections.filter((name) => all[name]);
+  if (!some.length) throw new BenchError(`${out}: holds none of ${sections.join(', ')}`);
+  if (json) console.log(JSON.stringify(Object.fromEntries(some.map((name) => [name, all[name]]))));
+  else for (const name of some) print(name, all[name]);
+}
+
+/** @param {Options} options */
+async function run(options) {
+  const { sections, out, json } = options;
+  const before = readResults(out);
+  const setup = await prepare(options);
+  const seconds = sections.reduce((sum, name) => {
+    const { turns, mostRounds } = SECTIONS[name];
+    const rounds = Math.min(setup.rounds, mostRounds ?? Infinity);
+    return sum + rounds * turns(setup).reduce((all, turn) => all + turn.seconds, 0);
+  }, 0);
+  const sides = [...setup.ours, ...setup.peers].map(({ name }) => name);
+  say(`${sections.join(', ')} of ${sides.join(', ')}: about ${duration(seconds)}`);
+  const [load] = os.loadavg();
+  if (load > 0.5) say(`the machine is busy (load ${load.toFixed(1)}): figures will be too low`);
+
+  /** @type {Record<string, any>} */
+  const measured = {};
+  try {
+    for (const name of sections) {
+      const at = machine();
+      const results = await measure(name, setup);
+      const rounds = Math.min(setup.rounds, SECTIONS[name].mostRounds ?? Infinity);
+      measured[name] = {
+        date: new Date().toISOString().slice(0, 10),
+        machine: at,
+        versions: await versions(setup),
+        models: setup.models.map(({ file, quantisation }) => ({
+          name: path.basename(file),
+          quantisation,
+          bytes: fs.statSync(file).size,
+        })),
+        settings: { sizes: setup.sizes, rounds },
+        ...SECTIONS[name].data(setup, collector(results), results),
+      };
+      writeWhole(out, `${JSON.stringify({ ...before, ...measured }, null, 2)}\n`);
+      if (!json) print(name, measured[name]);
+    }
+  } finally {
+    await setup.chromium?.close();
+  }
+  if (json) console.log(JSON.stringify(measured));
+  say(`wrote ${path.relative(process.cwd(), out)}`);
+}
+
+let status = 2; // of wrong usage
+try {
+  const options = readOptions();
+  status = 1;
+  if (options.help) console.log(HELP);
+  else if (options.show) show(options);
+  else await run(options);
+} catch (error) {
+  if (!(error instanceof BenchError)) throw error;
+  say(error.message);
+  process.exitCode = status;
+}

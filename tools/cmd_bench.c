@@ -265,14 +265,19 @@ static ss_status measure(bench *b, ss_error *err) {
   return status;
 }
 
-/* The most memory that this process has had. */
+/* The most memory that this program has had; 0: unknown. Linux's getrusage also counts what the process was before exec. */
 static uint64_t peak_rss(void) {
-  struct rusage usage;
-  if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
-#ifdef __APPLE__
-  return (uint64_t)usage.ru_maxrss;
+#ifdef __linux__
+  unsigned long long kilobytes = 0;
+  char line[256];
+  FILE *f = fopen("/proc/self/status", "r");
+  while (f && fgets(line, sizeof line, f))
+    if (sscanf(line, "VmHWM: %llu kB", &kilobytes) == 1) break;
+  if (f) fclose(f);
+  return kilobytes * 1024;
 #else
-  return (uint64_t)usage.ru_maxrss * 1024;
+  struct rusage usage;
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss : 0; /* bytes on macOS */
 #endif
 }
 

@@ -11,7 +11,10 @@ describe('bench --roofline', { skip }, () => {
   test('--only and --json give the rows of one kernel, each with its share of its limit', () => {
     const report = json([...roofline, '--threads', '1', '--json']);
     assert.deepEqual([report.kernels, report.threads], [sets[0], 1]);
-    assert.deepEqual(report.rows.map((/** @type {any} */ row) => `${row.kernel} ${row.shape}`), ['scores 8 512x64 x3', 'scores 8 512x64 x24']);
+    assert.deepEqual(
+      report.rows.map((/** @type {any} */ row) => `${row.kernel} ${row.shape}`),
+      ['scores 8 512x64 x3', 'scores 8 512x64 x24'],
+    );
     for (const { unit, rate, gbytes, limit, bound, share } of report.rows) {
       assert.equal(unit, 'GMAC/s');
       assert.ok(rate > 0 && gbytes > 0);
@@ -30,7 +33,10 @@ describe('bench --roofline', { skip }, () => {
 
   test('kernels that multiply nothing are measured against memory', () => {
     const report = json(['bench', '--roofline', '--only', 'softmax 263', '--threads', '1', '--json']);
-    assert.deepEqual(report.rows.map((/** @type {any} */ row) => [row.unit, row.bound]), [['G elements/s', 'memory']]);
+    assert.deepEqual(
+      report.rows.map((/** @type {any} */ row) => [row.unit, row.bound]),
+      [['G elements/s', 'memory']],
+    );
   });
 
   test('several sets and thread counts give an array, and tables', () => {
@@ -47,7 +53,10 @@ describe('bench --roofline', { skip }, () => {
   });
 
   test('a kernel that is not there and options of a model are refused, with nothing on stdout', () => {
-    for (const args of [['--only', 'gemm 3'], ['--only', 'gemm 3', '--json']]) {
+    for (const args of [
+      ['--only', 'gemm 3'],
+      ['--only', 'gemm 3', '--json'],
+    ]) {
       const { code, out, err } = skipstone(['bench', '--roofline', '--threads', '1', '--kernels', 'scalar', ...args]);
       assert.equal(code, 2);
       assert.match(err, /--only gemm 3: no kernel and shape is called so/);
@@ -66,7 +75,9 @@ describe('bench of a tiny model', { skip }, () => {
   test('--load tells how fast the file is repacked', () => {
     const { load } = json([...args, '--load', '--json']);
     assert.equal(load.bytes, fs.statSync(model).size);
-    assert.ok(0 < load.bytes_per_s_min && load.bytes_per_s_min <= load.bytes_per_s && load.bytes_per_s <= load.bytes_per_s_max);
+    assert.ok(
+      0 < load.bytes_per_s_min && load.bytes_per_s_min <= load.bytes_per_s && load.bytes_per_s <= load.bytes_per_s_max,
+    );
     assert.match(skipstone([...args, '--load']).out, /^ {2}repacks \d+ MB\/s of the file {3}\(\d+ to \d+\)$/m);
     assert.equal(json([...args, '--json']).load, undefined);
   });

@@ -6,8 +6,10 @@ export function table(heads, rows) {
   const cells = [heads.map((head) => head.replace(/:$/, '')), ...rows.map((row) => row.map(String))];
   const widths = heads.map((_, i) => Math.max(3, ...cells.map((row) => row[i].length)));
   /** @param {string[]} row */
-  const line = (row) => `| ${row.map((cell, i) => (numeric[i] ? cell.padStart(widths[i]) : cell.padEnd(widths[i]))).join(' | ')} |`;
-  const rule = `| ${widths.map((width, i) => (numeric[i] ? `${'-'.repeat(width - 1)}:` : '-'.repeat(width))).join(' | ')} |`;
+  const line = (row) =>
+    `| ${row.map((cell, i) => (numeric[i] ? cell.padStart(widths[i]) : cell.padEnd(widths[i]))).join(' | ')} |`;
+  const dashes = widths.map((width, i) => (numeric[i] ? `${'-'.repeat(width - 1)}:` : '-'.repeat(width)));
+  const rule = `| ${dashes.join(' | ')} |`;
   return [line(cells[0]), rule, ...cells.slice(1).map(line)].join('\n');
 }
 
@@ -33,13 +35,23 @@ export function table(heads, rows) {
 /** @param {KernelReport} report */
 export function kernelTable({ kernels, threads, peaks, rows }) {
   const lines = [`${kernels}, ${threads} thread${threads === 1 ? '' : 's'}`, ''];
-  if (peaks.length) lines.push(`From registers: ${peaks.map((p) => `${p.instructions} ${p.gmacs.toFixed(1)} GMAC/s`).join('; ')}.`, '');
+  if (peaks.length)
+    lines.push(`From registers: ${peaks.map((p) => `${p.instructions} ${p.gmacs.toFixed(1)} GMAC/s`).join('; ')}.`, '');
   const heads = ['kernel', 'shape', 'unit', 'rate:', 'GB/s:', 'limit:', 'bound by', 'share:'];
   lines.push(
-    table(heads, rows.map((row) => [
-      row.kernel, row.shape, row.unit, row.rate.toFixed(2), row.gbytes.toFixed(1), row.limit?.toFixed(2) ?? '-', row.bound ?? 'unknown',
-      row.share === null ? '-' : `${(100 * row.share).toFixed(0)} %`,
-    ])),
+    table(
+      heads,
+      rows.map((row) => [
+        row.kernel,
+        row.shape,
+        row.unit,
+        row.rate.toFixed(2),
+        row.gbytes.toFixed(1),
+        row.limit?.toFixed(2) ?? '-',
+        row.bound ?? 'unknown',
+        row.share === null ? '-' : `${(100 * row.share).toFixed(0)} %`,
+      ]),
+    ),
   );
   return lines.join('\n');
 }

@@ -17,7 +17,8 @@ import { relaxedNode } from '../../../tools/setup/node24.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
 const sources = [
-  'tests/kernels/check.c', 'tests/kernels/planted.c', 'tests/kernels/wasm/main.c', 'tools/peaks.c', 'tools/roofline.c', 'wasm/libc/string.c',
+  'tests/kernels/check.c', 'tests/kernels/planted.c', 'tests/kernels/wasm/main.c',
+  'tools/peaks.c', 'tools/roofline.c', 'wasm/libc/string.c',
 ];
 const bounds = [null, 'compute', 'memory']; // roofline_bound
 
@@ -68,7 +69,15 @@ async function open(bytes) {
     seconds: () => performance.now() / 1000,
     /** @param {number} instructions @param {number} macs */
     peak: (instructions, macs) => told.peaks.push({ instructions: cText(instructions), gmacs: macs / 1e9 }),
-    /** @param {number} kernel @param {number} shape @param {number} multiplies @param {number} units @param {number} bytes @param {number} limit @param {number} bound */
+    /**
+     * @param {number} kernel
+     * @param {number} shape
+     * @param {number} multiplies
+     * @param {number} units
+     * @param {number} bytes
+     * @param {number} limit
+     * @param {number} bound
+     */
     row(kernel, shape, multiplies, units, bytes, limit, bound) {
       told.rows.push({
         kernel: cText(kernel),

@@ -1,0 +1,429 @@
+/* The sections of the bench. Each names its turns, which are taken round by round, makes data of what they gave, and prints
+ * that data as Markdown. */
+import fs from 'node:fs';
+import path from 'node:path';
+import { root } from '../setup/steps.mjs';
+import { AGAINST_PEERS, GROWTH, MASKED, MEMORY, REPACKING, SCALING, WARM_LOAD, met, wanted } from './bars.mjs';
+import { nativeKernels, proportionalSkip } from './native.mjs';
+import { wasmKernels } from './node.mjs';
+import { kernelTable, table } from './table.mjs';
+
+/**
+ * @typedef {object} Model
+ * @property {string} file
+ * @property {number} index among those that are measured
+ * @property {string} quantisation
+ * @property {number} context tokens that it was trained for
+ *
+ * @typedef {{model: Model, threads: number}} Case
+ * @typedef {{prefill: number, decode: number, behind: number, skipped: number}} Sizes
+ *
+ * @typedef {object} Side
+ * @property {string} name
+ * @property {(where: Case, sizes: Sizes) => Promise<import('./tasks.js').Speed>} speed
+ * @property {() => string} [version] of a peer
+ *
+ * @typedef {ReturnType<typeof import('./wasm_side.mjs').wasmSide>} OwnSide
+ *
+ * @typedef {object} Setup  All that is measured.
+ * @property {Model[]} models
+ * @property {number[]} threads
+ * @property {Sizes} sizes
+ * @property {number[]} contexts
+ * @property {number} rounds
+ * @property {OwnSide[]} ours
+ * @property {Side[]} peers
+ * @property {import('./browser.mjs').Chromium | undefined} chromium
+ * @property {string} kernels a part of the names of those that are measured, '' all
+ *
+ * @typedef {object} Turn
+ * @property {string} key which of a section's results it adds to
+ * @property {string} label
+ * @property {number} seconds a rough guess
+ * @property {(round: number) => Promise<any>} run
+ *
+ * @typedef {{median: number, min: number, max: number, n: number}} Spread
+ * @typedef {(key: string, pick: (result: any) => number) => Spread} Collect
+ *
+ * @typedef {object} Section
+ * @property {string} title
+ * @property {string} note what the figures are
+ * @property {number} [mostRounds]
+ * @property {(setup: Setup) => Turn[]} turns
+ * @property {(setup: Setup, collect: Collect, results: Map<string, any[]>) => any} data
+ * @property {(data: any) => string} print
+ */
+
+/* ---- turns ---- */
+
+/**
+ * Seconds of one prefill and decode of the usual sizes with one thread, on a machine of 2024.
+ * @type {Record<string, number>}
+ */
+const SECONDS = { native: 5, 'node simd128': 12, 'node relaxed': 9, chromium: 10, 'llama.cpp': 14, wllama: 70 };
+
+/** @param {Setup} setup @param {string} side @param {number} threads */
+function guess({ sizes: { prefill, decode, behind } }, side, threads) {
+  const work = (prefill + behind + 4 * decode) / (512 + 480 + 4 * 128);
+  return 0.5 + SECONDS[side] * work * (threads > 1 ? 0.6 : 1);
+}
+
+/** @param {string} side @param {Case} where */
+const keyOf = (side, { model, threads }) => `${side}|${model.index}|${threads}`;
+/** @param {Model} model @param {number} threads */
+const caseText = ({ quantisation }, threads) => `${quantisation}, ${threads} thread${threads === 1 ? '' : 's'}`;
+
+/**
+ * A turn for each side, model and number of threads.
+ * @template {{name: string}} S
+ * @param {Setup} setup @param {S[]} sides @param {number} factor of the guess
+ * @param {(side: S, where: Case, round: number) => Promise<any>} run
+ * @param {{models?: Model[], threads?: number[]}} [of]
+ */
+function turnsOf(setup, sides, factor, run, { models = setup.models, threads = setup.threads } = {}) {
+  /** @type {Turn[]} */
+  const turns = [];
+  for (const model of models)
+    for (const n of threads)
+      for (const side of sides)
+        turns.push({
+          key: keyOf(side.name, { model, threads: n }),
+          label: `${side.name} ${caseText(model, n)}`,
+          seconds: factor * guess(setup, side.name, n),
+          run: (round) => run(side, { model, threads: n }, round),
+        });
+  return turns;
+}
+
+/**
+ * A row for each turn.
+ * @param {Setup} setup
+ * @param {{name: string}[]} sides
+ * @param {(key: string) => object} row
+ * @param {{models?: Model[], threads?: number[]}} [of]
+ */
+const rowsOf = (setup, sides, row, { models = setup.models, threads = setup.threads } = {}) =>
+  models.flatMap((model) =>
+    threads.flatMap((n) =>
+      sides.map(({ name }) => ({
+        side: name,
+        model: model.index,
+        quantisation: model.quantisation,
+        threads: n,
+        ...row(keyOf(name, { model, threads: n })),
+      })),
+    ),
+  );
+
+/* ---- text ---- */
+
+/** @param {Spread} spread @param {number} digits */
+function spreadText({ median, min, max, n }, digits) {
+  const text = median.toFixed(digits);
+  return n === 1 ? text : `${text} (${min.toFixed(digits)} to ${max.toFixed(digits)})`;
+}
+/** @param {number} value */
+const times = (value) => `${value.toFixed(2)}x`;
+/** @param {number} value */
+const barTimes = (value) => `${value}x`;
+/** The first cells of a row. @param {any} row */
+const nameOf = ({ side, quantisation, threads }) => [side, quantisation, threads];
+
+/* ---- speed ---- */
+
+/** @param {any[]} rows @param {string} side @param {Model} model @param {number} threads */
+const find = (rows, side, model, threads) =>
+  rows.find((row) => row.side === side && row.model === model.index && row.threads === threads);
+
+/**
+ * @param {any} ours
+ * @param {any} theirs
+ * @param {{prefill: import('./bars.mjs').Bar, decode: import('./bars.mjs').Bar}} bars
+ */
+const ratios = (ours, theirs, bars) =>
+  Object.fromEntries(
+    /** @type {const} */ (['prefill', 'decode']).map((part) => {
+      const value = ours[part].median / theirs[part].median;
+      return [part, { value, wanted: wanted(bars[part], barTimes), met: met(value, bars[part]) }];
+    }),
+  );
+
+/** Of speeds, what they are against each other. @param {Setup} setup @param {any[]} rows */
+function comparisons({ models, threads }, rows) {
+  const found = [];
+  for (const model of models) {
+    const { quantisation } = model;
+    for (const bar of AGAINST_PEERS) {
+      if (bar.quantisation && bar.quantisation !== quantisation) continue;
+      for (const n of threads) {
+        const [ours, theirs] = [bar.ours, bar.theirs].map((side) => find(rows, side, model, n));
+        if (!ours || !theirs) continue;
+        const what = `${bar.ours} / ${bar.theirs}`;
+        found.push({ what, quantisation, threads: `${n}`, ...ratios(ours, theirs, bar) });
+      }
+    }
+    for (const side of ['native', 'node relaxed', 'chromium']) {
+      const [one, two] = [1, 2].map((n) => find(rows, side, model, n));
+      if (!one || !two) continue;
+      found.push({ what: `${side}, 2 threads / 1`, quantisation, threads: '2 / 1', ...ratios(two, one, SCALING) });
+    }
+  }
+  return found;
+}
+
+/** @type {Section} */
+const speed = {
+  title: 'Speed, dense',
+  note: 'Each ratio is that of the medians of two sides with the same file and as many threads.',
+  turns: (setup) => turnsOf(setup, [...setup.ours, ...setup.peers], 1, (side, where) => side.speed(where, setup.sizes)),
+  data(setup, collect) {
+    const rows = rowsOf(setup, [...setup.ours, ...setup.peers], (key) => ({
+      prefill: collect(key, (result) => result.prefill_tps),
+      decode: collect(key, (result) => result.decode_tps),
+    }));
+    return { rows, comparisons: comparisons(setup, rows) };
+  },
+  print({ settings, rows, comparisons: found }) {
+    const { prefill, decode, behind } = settings.sizes;
+    const speeds = table(
+      ['side', 'file', 'threads:', `prefill ${prefill}, tokens/s:`, `decode ${decode} behind ${behind}, tokens/s:`],
+      rows.map((/** @type {any} */ row) => [...nameOf(row), spreadText(row.prefill, 1), spreadText(row.decode, 1)]),
+    );
+    if (!found.length) return speeds;
+    const against = table(
+      ['what', 'file', 'threads', 'prefill:', 'wanted', 'met', 'decode:', 'wanted', 'met'],
+      found.map((/** @type {any} */ { what, quantisation, threads, prefill: p, decode: d }) => [
+        ...[what, quantisation, threads],
+        ...[times(p.value), p.wanted, p.met],
+        ...[times(d.value), d.wanted, d.met],
+      ]),
+    );
+    return `${speeds}\n\n${against}`;
+  },
+};
+
+/* ---- masks ---- */
+
+/** @param {Setup} setup */
+const fastOnes = ({ ours }) => ours.filter(({ name }) => name !== 'node simd128');
+
+/** @param {number} skipped */
+const partHeads = (skipped) =>
+  ['prefill', 'decode'].flatMap((part) => [`${part}, ${100 * skipped} % skipped:`, 'wanted', 'met']);
+
+/** @type {Section} */
+const mask = {
+  title: 'Time in blocks, masked over dense',
+  note: 'Of the attention and of the feed-forward blocks a share is skipped, evenly spread.',
+  turns(setup) {
+    /** @type {Map<Model, Promise<string>>} */
+    const skips = new Map(); // of each model, asked for once
+    return turnsOf(setup, fastOnes(setup), 2.2, async (side, where, round) => {
+      const skip = skips.get(where.model) ?? proportionalSkip(where, setup.sizes.skipped);
+      skips.set(where.model, skip);
+      return side.blocks(where, setup.sizes, { skip: await skip, maskedFirst: round % 2 === 1 });
+    });
+  },
+  data(setup, collect) {
+    const bars = setup.sizes.skipped === MASKED.skipped ? MASKED : undefined;
+    return {
+      rows: rowsOf(setup, fastOnes(setup), (key) => {
+        const parts = /** @type {const} */ (['prefill', 'decode']).map((part) => {
+          const spread = collect(key, (result) => result[part]);
+          return [part, { ...spread, wanted: wanted(bars?.[part]), met: met(spread.median, bars?.[part]) }];
+        });
+        return Object.fromEntries(parts);
+      }),
+    };
+  },
+  print: ({ settings, rows }) =>
+    table(
+      ['side', 'file', 'threads:', ...partHeads(settings.sizes.skipped)],
+      rows.map((/** @type {any} */ row) => [
+        ...nameOf(row),
+        ...[spreadText(row.prefill, 3), row.prefill.wanted, row.prefill.met],
+        ...[spreadText(row.decode, 3), row.decode.wanted, row.decode.met],
+      ]),
+    ),
+};
+
+/* ---- context ---- */
+
+/** Of one model, with the fewest threads: attention is the same for all. @param {Setup} setup */
+const contextOf = (setup) => ({ models: setup.models.slice(0, 1), threads: [Math.min(...setup.threads)] });
+
+/** The contexts that a model has room for; the longest one as far as it has. @param {Setup} setup */
+function contextsOf({ contexts, models, sizes }) {
+  const most = models[0].context ? models[0].context - sizes.decode : Infinity;
+  return [...new Set(contexts.map((context) => Math.min(context, most)))];
+}
+
+/**
+ * What each token of context adds at the end, over what it adds up to the middle.
+ * @param {{context: number, ms: Spread}[]} row
+ */
+function growthOf(row) {
+  const [first, middle, last] = [row[0], row[row.length >> 1], row[row.length - 1]];
+  /** @param {{context: number, ms: Spread}} from @param {{context: number, ms: Spread}} to */
+  const slope = (from, to) => (to.ms.median - from.ms.median) / (to.context - from.context);
+  return slope(middle, last) / slope(first, middle);
+}
+
+/** @type {Section} */
+const context = {
+  title: 'Decoding behind long contexts',
+  note: 'Milliseconds of a token. Growth: what a token of context adds beyond the middle one, over what it adds up to there.',
+  mostRounds: 3,
+  turns: (setup) =>
+    turnsOf(
+      setup,
+      fastOnes(setup),
+      8,
+      (side, where) => side.context(where, { ...setup.sizes, decode: 16 }, contextsOf(setup)),
+      contextOf(setup),
+    ),
+  data: (setup, collect) => ({
+    rows: rowsOf(
+      setup,
+      fastOnes(setup),
+      (key) => {
+        const at = contextsOf(setup).map((tokens, i) => ({
+          context: tokens,
+          ms: collect(key, (result) => result[i].ms),
+        }));
+        const growth = growthOf(at);
+        return { times: at, growth, wanted: wanted(GROWTH, barTimes), met: met(growth, GROWTH) };
+      },
+      contextOf(setup),
+    ),
+  }),
+  print({ rows }) {
+    const contexts = rows[0]?.times.map((/** @type {any} */ time) => `${time.context}:`) ?? [];
+    return table(
+      ['side', 'file', 'threads:', ...contexts, 'growth:', 'wanted', 'met'],
+      rows.map((/** @type {any} */ row) => {
+        const milliseconds = row.times.map((/** @type {any} */ time) => time.ms.median.toFixed(2));
+        return [...nameOf(row), ...milliseconds, times(row.growth), row.wanted, row.met];
+      }),
+    );
+  },
+};
+
+/* ---- loading ---- */
+
+/** @param {Setup} setup */
+const warmThreads = ({ threads }) => Math.max(...threads);
+
+/** @type {Section} */
+const load = {
+  title: 'Loading',
+  note: 'Repacking: a file in memory is fed in pieces of 1 MB, to one thread.',
+  turns(setup) {
+    const turns = turnsOf(setup, fastOnes(setup), 0.4, (side, where) => side.repack(where, setup.sizes), {
+      threads: [1],
+    });
+    const { chromium } = setup;
+    if (chromium && fs.existsSync(path.join(root, 'web/index.js')))
+      turns.push(
+        ...turnsOf(setup, [{ name: 'chromium' }], 0.6, (_, where) => chromium.warmLoads(where, 1), {
+          threads: [warmThreads(setup)],
+        }).map((turn) => ({ ...turn, key: `warm ${turn.key}`, label: `warm load, ${turn.label}` })),
+      );
+    return turns;
+  },
+  data(setup, collect) {
+    const repacking = rowsOf(
+      setup,
+      fastOnes(setup),
+      (key) => {
+        const bar = key.startsWith('native') ? REPACKING.native : REPACKING.wasm;
+        const spread = collect(key, (result) => result.bytes_per_s);
+        return {
+          bytes_per_s: spread,
+          wanted: wanted(bar, (bytes) => `${bytes / 1e6} MB/s`),
+          met: met(spread.median, bar),
+        };
+      },
+      { threads: [1] },
+    );
+    const sides = setup.chromium && fs.existsSync(path.join(root, 'web/index.js')) ? [{ name: 'chromium' }] : [];
+    const warm = rowsOf(
+      setup,
+      sides,
+      (key) => {
+        const spread = collect(`warm ${key}`, (result) => result[0]);
+        return {
+          seconds: spread,
+          wanted: wanted(WARM_LOAD, (seconds) => `${seconds} s`),
+          met: met(spread.median, WARM_LOAD),
+        };
+      },
+      { threads: [warmThreads(setup)] },
+    );
+    return { repacking, warm };
+  },
+  print({ repacking, warm }) {
+    const repacks = table(
+      ['side', 'file', 'threads:', 'repacks, MB/s of the file:', 'wanted', 'met'],
+      repacking.map((/** @type {any} */ row) => {
+        const { median, min, max, n } = row.bytes_per_s;
+        const rate = spreadText({ median: median / 1e6, min: min / 1e6, max: max / 1e6, n }, 0);
+        return [...nameOf(row), rate, row.wanted, row.met];
+      }),
+    );
+    if (!warm.length) return repacks;
+    const loads = table(
+      ['side', 'file', 'threads:', 'load() to first token, model stored, s:', 'wanted', 'met'],
+      warm.map((/** @type {any} */ row) => [...nameOf(row), spreadText(row.seconds, 2), row.wanted, row.met]),
+    );
+    return `${repacks}\n\n${loads}`;
+  },
+};
+
+/* ---- memory ---- */
+
+/** @type {Section} */
+const memory = {
+  title: 'Memory',
+  note: 'Native: the most memory that the process had. WebAssembly: the whole memory of the module.',
+  mostRounds: 1,
+  turns: (setup) => turnsOf(setup, fastOnes(setup), 1, (side, where) => side.memory(where, setup.sizes)),
+  data: (setup, _, results) => ({
+    rows: rowsOf(setup, fastOnes(setup), (key) => {
+      const [{ bytes, packed_bytes, kv_bytes }] = results.get(key) ?? [];
+      const ratio = bytes / (packed_bytes + kv_bytes);
+      return { bytes, packed_bytes, kv_bytes, ratio, wanted: wanted(MEMORY, barTimes), met: met(ratio, MEMORY) };
+    }),
+  }),
+  print: ({ rows }) =>
+    table(
+      ['side', 'file', 'threads:', 'MB:', 'packed weights, MB:', 'KV, MB:', 'ratio:', 'wanted', 'met'],
+      rows.map((/** @type {any} */ row) => {
+        const parts = [row.bytes, row.packed_bytes, row.kv_bytes].map((bytes) => (bytes / 1e6).toFixed(1));
+        return [...nameOf(row), ...parts, times(row.ratio), row.wanted, row.met];
+      }),
+    ),
+};
+
+/* ---- kernels ---- */
+
+/** @type {Section} */
+const kernels = {
+  title: 'Kernels',
+  note: 'A limit is the smaller of the multiply-adds from registers alone and of what reading the weights allows.',
+  mostRounds: 1,
+  turns: (setup) => [
+    {
+      key: 'native',
+      label: 'native kernels',
+      seconds: 20 * setup.threads.length,
+      run: () => nativeKernels(setup.threads, setup.kernels),
+    },
+    { key: 'wasm', label: 'wasm kernels', seconds: 30, run: () => wasmKernels(setup.kernels) },
+  ],
+  data: (_, __, results) => ({ reports: ['native', 'wasm'].flatMap((key) => results.get(key)?.[0] ?? []) }),
+  print: ({ reports }) => reports.map(kernelTable).join('\n\n'),
+};
+
+/** @type {Record<string, Section>} */
+export const SECTIONS = { speed, mask, context, load, memory, kernels };
