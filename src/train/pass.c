@@ -211,6 +211,10 @@ void ss_pass_free(ss_pass *p) {
   ss_host_free(&host, p, p->bytes);
 }
 
+ss_pass_shape ss_pass_shape_get(const ss_pass *p) {
+  return (ss_pass_shape){p->max_windows, p->max_tokens, p->longest, p->n_blocks, p->n_embd, &p->host};
+}
+
 /* ---- splitting work ---- */
 
 typedef struct job job;

@@ -35,6 +35,12 @@ ss_status ss_pass_create(ss_pass **out, const ss_model *model, const ss_pass_opt
                          ss_error *err);
 void ss_pass_free(ss_pass *pass);
 
+typedef struct ss_pass_shape {
+  uint32_t max_windows, max_tokens, longest, n_blocks, n_embd;
+  const ss_host *host; /* the pass's own */
+} ss_pass_shape;
+ss_pass_shape ss_pass_shape_get(const ss_pass *pass);
+
 typedef enum ss_objective {
   SS_OBJECTIVE_LM, /* next-token loss */
   SS_OBJECTIVE_KL, /* KL(dense || masked) of the next token */
