@@ -401,7 +401,7 @@ static ss_status print_table(const void *task, ss_error *err) {
          e->items.n_sets, e->items.n);
   printf("%-*s  skipped  mean                 of dense             above chance        ", width, "row");
   for (uint32_t set = 0; set < e->items.n_sets; set++)
-    printf(" %9.9s%s", e->items.sets[set].name, e->by_length[set] ? "*" : " ");
+    printf(" %13.13s%s", e->items.sets[set].name, e->by_length[set] ? "*" : " ");
   putchar('\n');
   for (uint32_t i = 0; status == SS_OK && i < e->eval.n_rows; i++) {
     retentions r;
@@ -412,7 +412,7 @@ static ss_status print_table(const void *task, ss_error *err) {
     for (int k = 0; k < 3; k++)
       printf("  %5.1f (%5.1f, %5.1f)", 100 * shown[k].value, 100 * shown[k].low, 100 * shown[k].high);
     for (uint32_t set = 0; set < e->items.n_sets; set++)
-      printf(" %9.1f ", 100 * eval_stratum_mean(&e->all, e->values[i].headline, set));
+      printf(" %13.1f ", 100 * eval_stratum_mean(&e->all, e->values[i].headline, set));
     putchar('\n');
   }
   for (uint32_t set = 0; set < e->items.n_sets; set++) {

@@ -135,7 +135,8 @@ static ss_status add_row(plot *p, const result *r, const json_value *row, ss_err
   plot_point point = {.x = cost_of(p, row, name->text),
                       .y = number_of(y, "mean"),
                       .low = number_of(y, "low"),
-                      .high = number_of(y, "high")};
+                      .high = number_of(y, "high"),
+                      .order = number_of(row, "macs_skipped")};
   if (!isfinite(point.x) || !isfinite(point.y) || !isfinite(point.low) || !isfinite(point.high))
     return p->args->x && !isfinite(point.x) && isfinite(point.y)
                ? SS_OK /* an oracle has no speed, and a row may not have been timed */
@@ -143,7 +144,7 @@ static ss_status add_row(plot *p, const result *r, const json_value *row, ss_err
                          name->text.data);
   plot_series *to = plot_series_of(panel, series->text);
   for (uint32_t i = 0; i < to->n; i++)
-    if (to->points[i].x == point.x)
+    if (to->points[i].order == point.order)
       return ss_fail(err, SS_E_ARGUMENT, "%s: a second row %.*s: give results of one kind", r->path,
                      (int)name->text.len, name->text.data);
   buffer label = {0};

@@ -6,13 +6,15 @@
 
 #include "base/base.h"
 
-#define PANEL_WIDTH 480
-#define PLOT_LEFT 66
+#define PANEL_WIDTH 492
+#define PLOT_LEFT 80
 #define PLOT_TOP 64
 #define PLOT_WIDTH 396
 #define PLOT_HEIGHT 300
 #define LEGEND_TOP (PLOT_TOP + PLOT_HEIGHT + 62)
 #define LEGEND_LINE 20
+#define APART 3.0 /* pixels between series at one x, where x is a share */
+#define MARGIN 20 /* of the plot that marks may reach into */
 #define N_LOOKS 8
 
 /* Colours that most colour-blind people tell apart, for light and for dark ground; marks differ as well. */
@@ -36,7 +38,7 @@ plot_series *plot_series_of(plot_panel *p, ss_text name) {
 void plot_add(plot_series *s, plot_point point) {
   s->points = grow_memory(s->points, s->n + 1, sizeof *s->points);
   uint32_t at = s->n++;
-  for (; at > 0 && s->points[at - 1].x > point.x; at--) s->points[at] = s->points[at - 1];
+  for (; at > 0 && s->points[at - 1].order > point.order; at--) s->points[at] = s->points[at - 1];
   s->points[at] = point;
 }
 
@@ -130,15 +132,16 @@ static void put_grid(buffer *b, const plot_panel *p, const axis *x, const axis *
   buffer_addf(b, "<path class=\"axis\" d=\"M%d,%dh%d\"/>\n", PLOT_LEFT, PLOT_TOP + PLOT_HEIGHT, PLOT_WIDTH);
 }
 
-static void put_series(buffer *b, const plot_series *s, uint32_t look, const axis *x, const axis *y) {
+/* shift: pixels to the right */
+static void put_series(buffer *b, const plot_series *s, uint32_t look, const axis *x, const axis *y, double shift) {
   buffer_addf(b, "<g><path class=\"line s%u\" d=\"", look % N_LOOKS);
   for (uint32_t i = 0; i < s->n; i++)
-    buffer_addf(b, "%c%.1f,%.1f", i ? 'L' : 'M', PLOT_LEFT + PLOT_WIDTH * place(x, s->points[i].x),
+    buffer_addf(b, "%c%.1f,%.1f", i ? 'L' : 'M', shift + PLOT_LEFT + PLOT_WIDTH * place(x, s->points[i].x),
                 PLOT_TOP + PLOT_HEIGHT * (1 - place(y, s->points[i].y)));
   buffer_addf(b, "\"/>\n");
   for (uint32_t i = 0; i < s->n; i++) {
     const plot_point *p = &s->points[i];
-    const double at = PLOT_LEFT + PLOT_WIDTH * place(x, p->x);
+    const double at = shift + PLOT_LEFT + PLOT_WIDTH * place(x, p->x);
     buffer_addf(b, "<g><title>");
     put_escaped(b, p->label ? p->label : s->name);
     buffer_addf(b, "</title><path class=\"bar s%u\" d=\"M%.1f,%.1fV%.1f\"/>", look % N_LOOKS, at,
@@ -192,7 +195,7 @@ void plot_write(buffer *b, const char *title, plot_panel *panels, uint32_t n) {
   buffer_addf(b, "</title>\n");
   put_style(b);
   buffer_addf(b, "<clipPath id=\"plot\"><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/></clipPath>\n",
-              PLOT_LEFT - 7, PLOT_TOP - 7, PLOT_WIDTH + 14, PLOT_HEIGHT + 14);
+              PLOT_LEFT - MARGIN, PLOT_TOP - 7, PLOT_WIDTH + 2 * MARGIN, PLOT_HEIGHT + 14);
   put_text(b, 16, 25, " class=\"title\"", title);
   for (uint32_t i = 0; i < n; i++) {
     const plot_panel *p = &panels[i];
@@ -202,11 +205,15 @@ void plot_write(buffer *b, const char *title, plot_panel *panels, uint32_t n) {
     put_text(b, PLOT_LEFT, PLOT_TOP - 14, " class=\"panel\"", p->title);
     put_grid(b, p, &x, &y);
     put_text(b, PLOT_LEFT + PLOT_WIDTH / 2.0, PLOT_TOP + PLOT_HEIGHT + 39, " text-anchor=\"middle\"", p->x_title);
-    buffer_addf(b, "<g transform=\"translate(16 %d) rotate(-90)\">", PLOT_TOP + PLOT_HEIGHT / 2);
+    buffer_addf(b, "<g transform=\"translate(20 %d) rotate(-90)\">", PLOT_TOP + PLOT_HEIGHT / 2);
     put_text(b, 0, 0, " text-anchor=\"middle\"", p->y_title);
     buffer_addf(b, "</g>\n<g clip-path=\"url(#plot)\">\n");
-    for (uint32_t k = 0; k < p->n; k++)
-      put_series(b, &p->series[k], look_of(p->series[k].name, names, &n_names), &x, &y);
+    const double apart = p->percent_x ? fmin(APART, 2.0 * (MARGIN - 6) / p->n) : 0;
+    for (uint32_t k = 0; k < p->n; k++) {
+      const plot_series *series = &p->series[k];
+      put_series(b, series, look_of(series->name, names, &n_names), &x, &y,
+                 series->n > 1 ? apart * (k - (p->n - 1) / 2.0) : 0);
+    }
     buffer_addf(b, "</g>\n</g>\n");
   }
   for (uint32_t i = 0; i < n_names; i++) {

@@ -6,6 +6,7 @@
 
 typedef struct plot_point {
   double x, y, low, high; /* low to high: the interval of y */
+  double order;           /* points are joined by it */
   char *label;            /* shown when pointed at; owned */
 } plot_point;
 
@@ -28,7 +29,7 @@ plot_series *plot_series_of(plot_panel *panel, ss_text name);
 void plot_add(plot_series *series, plot_point point); /* takes the label */
 void plot_panel_free(plot_panel *panel);
 
-/* The panels beside each other, and one legend. Points are joined by their x. */
+/* The panels beside each other, and one legend. Series stand a little apart, so that intervals at one x do not hide each other. */
 void plot_write(buffer *out, const char *title, plot_panel *panels, uint32_t n);
 
 #endif
