@@ -29,14 +29,21 @@ describe('a bank', { skip: noModel }, () => {
     assert.equal(bank.note, '');
   });
 
-  test('routes as the native command does', { skip: existsSync(NATIVE) ? false : 'build/release/skipstone is not built' }, async () => {
-    for (const text of ['What is 2 plus 2?', FIRST.content, SECOND.content, 'Bonjour, ça va? 東京 🎉', '']) {
-      const args = ['route', '-m', MODEL, '--bank', BANK, '--json', text];
-      const native = JSON.parse(execFileSync(NATIVE, args, { encoding: 'utf8' })).routing;
+  test('routes 1,000 prompts as the native command does', { skip: existsSync(NATIVE) ? false : 'build/release/skipstone is not built' }, async (t) => {
+    const lines = (/** @type {string} */ name) => readFileSync(new URL(`../golden/${name}`, import.meta.url), 'utf8').trimEnd().split('\n');
+    const prompts = [...lines('sentences.txt'), ...lines('tokens.txt').filter((_, i) => i % 13 === 0)].slice(0, 1000);
+    const file = join(folder(t), 'prompts.txt');
+    writeFileSync(file, prompts.join('\n'));
+    const args = ['route', '-m', MODEL, '--bank', BANK, '--lines', '--json', '-f', file];
+    const native = execFileSync(NATIVE, args, { encoding: 'utf8', maxBuffer: 1 << 28 }).trimEnd().split('\n');
+    assert.equal(native.length, 1000);
+    for (const [i, text] of prompts.entries()) {
+      const { routing } = JSON.parse(native[i]);
       const { cluster, distance } = await llm.route(text);
-      assert.equal(cluster, native.cluster, text);
-      assert.equal(Math.fround(distance), Math.fround(native.distance), text);
+      assert.equal(cluster, routing.cluster, text);
+      assert.equal(Math.fround(distance), Math.fround(routing.distance), text);
     }
+    assert.equal((await llm.route('')).cluster, null, 'a text without tokens has no cluster');
   });
 
   test('gives a prompt the mask of its cluster, and says so', async () => {
