@@ -281,8 +281,10 @@ static void print_summary(const engine *e) {
          bytes_for_people(e->file_bytes).text, bytes_for_people(i->packed_bytes).text);
   printf("  %u layers (%u blocks), width %u, feed-forward %u, %u heads of %u, %u KV heads\n", i->n_layers, i->n_blocks,
          i->n_embd, i->n_ff, i->n_heads, i->head_dim, i->n_kv_heads);
-  printf("  vocabulary %u, trained on %u tokens of context, RoPE base %g, %s output head\n\n", i->n_vocab,
-         i->context_train, (double)i->rope_theta, i->tied_head ? "tied" : "own");
+  printf("  vocabulary %u, trained on %u tokens of context, ", i->n_vocab, i->context_train);
+  if (i->rope_theta > 0)
+    printf("RoPE base %g, %s output head\n\n", (double)i->rope_theta, i->tied_head ? "tied" : "own");
+  else printf("a sentence encoder\n\n");
 }
 
 static int inspect(const inspect_args *a, engine *e) {

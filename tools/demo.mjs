@@ -1,29 +1,29 @@
-/* npm run demo: one prompt answered by the WebAssembly core in Node, dense and with blocks skipped.
+/* npm run demo: one prompt answered by the WebAssembly core in Node, dense and with the mask of its cluster.
  *
- *   npm run demo -- --prompt 'Why is the sky blue?' --max-tokens 80 */
+ *   npm run demo -- --prompt 'Why is the sky blue?' --max-tokens 80 --depth 0.9375 */
 import fs from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { load, SkipstoneError } from '../node/index.js';
 
 const MODEL = fileURLToPath(new URL('../models/SmolLM2-135M-Instruct.Q4_1.gguf', import.meta.url));
-const SKIP = 'attn:5,7,9,12,17;ffn:17';
+const BANK = fileURLToPath(new URL('../banks/SmolLM2-135M-Instruct.gguf', import.meta.url));
 const PROMPT = 'Write a short story about a small lighthouse.';
 
 const HELP = `usage: npm run demo -- [options]
 
 Answers one prompt twice with SmolLM2-135M-Instruct, by the WebAssembly core in this Node.js: with every block of the
-transformer, and with some of its attention and feed-forward blocks skipped. Ends with a table of both.
+transformer, and with the blocks that the mask of the prompt's cluster keeps. Ends with a table of both.
 
   --prompt TEXT        what to ask (default: '${PROMPT}')
+  --depth D            the dial: 1 runs every block, 0.75 the fewest (default: 0.875)
   --max-tokens N       length of each answer at most (default: 96)
   --threads N          worker threads with the main one (default: what the machine has)
-  --skip SPEC          blocks to skip, by layer (default: '${SKIP}')
+  --bank FILE          another mask bank (default: banks/SmolLM2-135M-Instruct.gguf)
   --model FILE         another GGUF file (default: models/SmolLM2-135M-Instruct.Q4_1.gguf)
   --help               this text
 
-The default mask is fixed: of the blocks tried one by one, those whose removal costs least on text of many kinds. It is
-the same for every prompt, and the answer is a little worse for it.`;
+A small model pays for skipped blocks: expect the second answer to be faster and worse.`;
 
 const colour = process.stdout.isTTY && !process.env.NO_COLOR;
 const STYLES = { bold: 1, dim: 2, cyan: 36 };
@@ -36,7 +36,8 @@ function options() {
       prompt: { type: 'string', default: PROMPT },
       'max-tokens': { type: 'string', default: '96' },
       threads: { type: 'string' },
-      skip: { type: 'string', default: SKIP },
+      depth: { type: 'string', default: '0.875' },
+      bank: { type: 'string', default: BANK },
       model: { type: 'string', default: MODEL },
       help: { type: 'boolean', default: false },
     },
@@ -46,8 +47,11 @@ function options() {
     if (!Number.isInteger(n) || n < 1) throw new SkipstoneError('argument', `--${name} ${text}: want a whole number from 1`);
     return n;
   };
+  const depth = Number(values.depth);
+  if (!(depth > 0 && depth <= 1)) throw new SkipstoneError('argument', `--depth ${values.depth}: want a number up to 1`);
   return {
     ...values,
+    depth,
     maxTokens: whole('max-tokens', values['max-tokens']),
     threads: values.threads === undefined ? /** @type {const} */ ('auto') : whole('threads', values.threads),
   };
@@ -80,13 +84,14 @@ const kilobytes = (/** @type {number} */ bytes) => `${(bytes / 1000).toFixed(0)}
 const megabytes = (/** @type {number} */ bytes) => `${(bytes / 1e6).toFixed(0)} MB`;
 
 async function main() {
-  const { prompt, maxTokens, threads, skip, model, help } = options();
+  const { prompt, maxTokens, threads, depth, bank, model, help } = options();
   if (help) return console.log(HELP);
 
   const tty = process.stdout.isTTY;
   const llm = await load(model, {
     threads,
-    skip, // checked here, and asked for below
+    bank,
+    depth,
     onProgress: ({ loaded, total }) => {
       if (tty) process.stdout.write(`\r\x1b[Kloading ${((100 * loaded) / total).toFixed(0)} %`);
     },
@@ -107,9 +112,14 @@ async function main() {
 
   console.log(`\n${style('cyan', `> ${prompt}`)}\n`);
   console.log(style('bold', `every block (${info.mask.blocksTotal})`));
-  const dense = await answer(llm, prompt, { maxTokens, skip: '' });
-  console.log(style('bold', `skipping ${skip}`));
-  const masked = await answer(llm, prompt, { maxTokens, skip });
+  const dense = await answer(llm, prompt, { maxTokens, depth: 1 });
+  const { cluster, distance, mask, ms } = await llm.route(prompt);
+  const example = cluster === null ? undefined : info.bank?.examples[cluster];
+  const where = cluster === null ? 'no cluster: the global mask' : `cluster ${cluster} of ${info.bank?.clusters}, distance ${distance.toFixed(3)}`;
+  console.log(style('bold', `routed in ${ms.toFixed(1)} ms to ${where}`));
+  if (example) console.log(style('dim', `its prompts are like "${example}"`));
+  console.log(style('bold', `skipping ${mask.skip || 'nothing'}`));
+  const masked = await answer(llm, prompt, { maxTokens });
 
   const row = (/** @type {string} */ name, /** @type {import('../node/index.js').Result} */ { timings, mask }) => [
     name,
@@ -118,7 +128,7 @@ async function main() {
     `${mask.blocksRun} of ${mask.blocksTotal}`,
     `${(100 * mask.macsSkipped).toFixed(1)} %`,
   ];
-  table([['', 'prefill', 'decode', 'blocks run', 'MACs skipped'], row('dense', dense), row('masked', masked)]);
+  table([['', 'prefill', 'decode', 'blocks run', 'MACs skipped'], row('dense', dense), row('routed', masked)]);
   console.log(
     style(
       'dim',
