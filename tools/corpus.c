@@ -84,14 +84,34 @@ static ss_status add_line(void *arg, const json_value *line, const char *path, s
   return SS_OK;
 }
 
+/* Where a line of nothing but spaces begins at or behind `at`, or NULL. */
+static char *blank_line(char *at) {
+  while ((at = strchr(at, '\n'))) {
+    at++;
+    if (at[strspn(at, " \t\r")] == '\n') return at;
+  }
+  return NULL;
+}
+
+/* Where a sample of plain text ends: at the first blank line behind n bytes; where none comes before twice as many, at the end
+ * of a line, and where none comes before four times as many, at a space. */
+static char *sample_end(char *at, size_t n) {
+  const size_t left = strlen(at);
+  if (left <= n) return at + left;
+  char *end = blank_line(at + n);
+  if (end && end <= at + 2 * n) return end;
+  if (left > 2 * n && (end = strchr(at + 2 * n, '\n')) && end <= at + 4 * n) return end;
+  if (left <= 4 * n) return at + left;
+  end = strpbrk(at + 4 * n, " \t\r\n");
+  return end ? end : at + left;
+}
+
 static void add_plain(corpus *c, char *data, const char *path) {
   const size_t n_bytes = c->plain_bytes ? c->plain_bytes : PLAIN_BYTES;
-  for (char *at = data + strspn(data, "\r\n"); *at;) {
-    char *end = at + strnlen(at, n_bytes);
-    end = strstr(end, "\n\n");
-    if (!end) end = at + strlen(at);
+  for (char *at = data + strspn(data, " \t\r\n"); *at;) {
+    char *end = sample_end(at, n_bytes);
     add_sample(c, (ss_text){at, (size_t)(end - at)}, (ss_text){NULL, 0}, domain_of_path(path));
-    at = end + strspn(end, "\r\n");
+    at = end + strspn(end, " \t\r\n");
   }
 }
 

@@ -18,7 +18,7 @@ typedef struct corpus {
   uint32_t n_domains;
   buffer *files; /* what the samples point into */
   size_t n_files;
-  size_t plain_bytes; /* a sample of plain text ends at the first blank line behind so many; 0: 1000 */
+  size_t plain_bytes; /* a sample of plain text ends at the first blank line behind so many, or a line, or a space; 0: 1000 */
   uint64_t hash; /* of all prompts, texts and domains */
 } corpus;
 

@@ -56,6 +56,14 @@ describe('banks', { skip }, () => {
   test('plain text is a corpus, and a wrong line is named', () => {
     const [one] = json(['cluster', '-m', model, '--corpus', at('plain.txt'), '-k', '1', '--json']);
     assert.ok(one.n >= 2);
+    const count = (/** @type {string} */ text) => {
+      fs.writeFileSync(at('long.txt'), text);
+      return json(['cluster', '-m', model, '--corpus', at('long.txt'), '-k', '1', '--json'])[0].n;
+    };
+    const words = 'some words '.repeat(100); // 1100 bytes
+    assert.equal(count(`${words}\n \r\n`.repeat(12)), 12, 'a line of spaces ends a sample');
+    assert.equal(count(`${words}\n`.repeat(12)), 6, 'without blank lines the end of a line does');
+    assert.equal(count(words.repeat(12)), 4, 'without lines a space does');
     for (const [line, message] of /** @type {[string, RegExp][]} */ ([
       ['{"text": "x"', /line 2, byte \d+: want ',' or '}'/],
       ['{"prompt": "x"}', /line 2: no "text"/],
