@@ -13,6 +13,7 @@
 
 #include "base/base.h"
 #include "bench_roofline.h"
+#include "bench_train.h"
 #include "commands.h"
 #include "generate.h"
 #include "json.h"
@@ -26,7 +27,7 @@ typedef struct bench_args {
   float proportional;
   uint32_t prefill, decode, depth, repeats, chunk;
   bool compare, blocks, load, json;
-  bool roofline;
+  bool roofline, train_step;
   const char *only;
 } bench_args;
 
@@ -95,6 +96,9 @@ static parse_result parse(bench_args *a, int argc, char **argv) {
        .flag = &a->roofline,
        .help = "instead of a model the kernels alone: the machine's\npeaks and each kernel's share of its own limit;\n"
                "takes --threads, --kernels, --only and --json"},
+      {.name = "train-step",
+       .flag = &a->train_step,
+       .help = "instead of prefill and decode one step of L0 training:\nforward and backward over 1,024 tokens"},
       {.name = "only",
        .text = &a->only,
        .argument = "TEXT",
@@ -121,6 +125,7 @@ static parse_result parse(bench_args *a, int argc, char **argv) {
           "  skipstone bench -m model.gguf\n"
           "  skipstone bench -m model.gguf --threads 1,2 --kernels all -r 3\n"
           "  skipstone bench -m model.gguf --proportional 0.25 --compare-dense --json\n"
+          "  skipstone bench -m model.gguf --train-step --threads 2\n"
           "  skipstone bench --roofline --threads 1,2 --kernels all",
       .options = options,
       .n_options = sizeof options / sizeof options[0],
@@ -491,6 +496,12 @@ static int run_bench(const bench_args *a, const engine *e, uint32_t n_threads, j
   bench b = {.args = a, .engine = e, .host = host_face(pool), .n_subjects = 1};
   b.context = (uint32_t)ss_max(ss_max(a->prefill, a->decode ? a->depth + a->decode : 0), 1);
   int code = set_masks(&b);
+  if (a->train_step) {
+    if (code == CODE_OK) code = bench_train(e, b.host, &b.subjects[0].mask, a->repeats, j);
+    router_close(&b.router);
+    host_free(pool);
+    return code;
+  }
   if (code == CODE_OK) code = set_tokens(&b);
   if (code == CODE_OK && measure(&b, &err) != SS_OK) code = report_failure(&err);
   b.peak_rss_bytes = peak_rss();
@@ -548,6 +559,10 @@ static int bench_all(bench_args *a) {
   if (code == CODE_OK && !bank_options_fit(&a->bank, "bench", "bank-depth")) code = CODE_USAGE;
   if (code == CODE_OK && (a->skip != NULL) + (a->proportional > 0) + (a->bank.bank != NULL) > 1) {
     say("bench: --skip, --proportional and --bank exclude each other");
+    code = CODE_USAGE;
+  }
+  if (code == CODE_OK && a->train_step && (a->compare || a->blocks || a->load)) {
+    say("bench: --train-step goes with neither --compare-dense, --blocks nor --load");
     code = CODE_USAGE;
   }
   if (code == CODE_OK && a->prefill == 0 && a->decode == 0) {

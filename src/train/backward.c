@@ -4,7 +4,8 @@
 
 #define QUERY_TILE 128 /* queries whose scores are held at a time */
 
-/* The loops that cost time, compiled for AVX2 as well: the same operations in the same order, so the same bits. The body follows. */
+/* The loops that cost time, compiled for AVX2 as well: the same operations in the same order, so the same bits. The
+ * body follows. */
 #if defined(__x86_64__)
 #define BOTH_WIDTHS(result, name, parameters, arguments)                                                 \
   static inline __attribute__((always_inline)) result name##_body parameters;                            \

@@ -1,5 +1,6 @@
-/* The backward half of the forward pass's operations, in f32. dx is the gradient of the loss by x; what an operation adds to and what it
- * overwrites is said for each. Checked one by one against finite differences in tests/unit/test_gradients.c. */
+/* The backward half of the forward pass's operations, in f32. dx is the gradient of the loss by x; what an operation
+ * adds to and what it overwrites is said for each. Checked one by one against finite differences in
+ * tests/unit/test_gradients.c. */
 #ifndef SS_BACKWARD_H
 #define SS_BACKWARD_H
 
@@ -8,8 +9,8 @@
 
 /* y[i] = x[i] r w[i], r = 1 / sqrt(mean(x^2) + eps):   dx += ...; returns r. */
 float ss_rmsnorm_backward(float *dx, const float *dy, const float *x, const float *w, size_t n, float eps);
-/* dw[i] += sum over rows t of dy[t][i] x[t][i] r[t] for i in [first, end); rows of n numbers. x_rows [n_rows]: which row of x each
- * is; NULL: in order. */
+/* dw[i] += sum over rows t of dy[t][i] x[t][i] r[t] for i in [first, end); rows of n numbers. x_rows [n_rows]: which
+ * row of x each is; NULL: in order. */
 void ss_rmsnorm_gains_backward(float *dw, const float *dy, const float *x, const uint32_t *x_rows, const float *r,
                                size_t n_rows, size_t n, size_t first, size_t end);
 
@@ -23,8 +24,8 @@ double ss_swiglu_backward(float *dgate, float *dup, const float *dy, const float
 /* y += a y + b, channel by channel:   da += dy y, db += dy, dy += a dy; y before that. da and db may be NULL. */
 void ss_stand_in_backward(float *dy, float *da, float *db, const float *y, const float *a, size_t n);
 
-/* logits[n] becomes the gradient of -log softmax(logits)[target] by them; with dense[n] that of KL(softmax(dense) || softmax(logits)),
- * and dense is overwritten. */
+/* logits[n] becomes the gradient of -log softmax(logits)[target] by them; with dense[n] that of KL(softmax(dense) ||
+ * softmax(logits)), and dense is overwritten. */
 void ss_softmax_backward(float *logits, float *dense, int32_t target, size_t n, const ss_kernels *kernels);
 
 /* Causal attention of the query heads that share a KV head: o_i = softmax(scale q_i K') V, over n tokens. */
@@ -39,7 +40,8 @@ size_t ss_attention_scratch(size_t n); /* floats */
 void ss_attention_backward(const ss_attention *a, float *scratch, const ss_gemm *gemm, void *panels,
                            const ss_kernels *kernels);
 
-/* Groups [first, end) of 8 rows of w as f32, rows of w->cols at out (that of row 8 * first first): the values of ss_matrix_row. */
+/* Groups [first, end) of 8 rows of w as f32, rows of w->cols at out (that of row 8 * first first): the values of
+ * ss_matrix_row. */
 void ss_dequantize(float *out, const ss_matrix *w, size_t first, size_t end);
 
 #endif

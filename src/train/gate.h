@@ -2,7 +2,8 @@
  *
  *     s = sigmoid((log u - log(1 - u) + a) / beta),   z = clip(s (zeta - gamma) + gamma, 0, 1),   u uniform in (0, 1)
  *
- * so that z is exactly 0 or 1 with some probability and still has a slope dz/da in between; where it is clipped the slope is 0. */
+ * so that z is exactly 0 or 1 with some probability and still has a slope dz/da in between; where it is clipped the
+ * slope is 0. */
 #ifndef SS_GATE_H
 #define SS_GATE_H
 
@@ -22,8 +23,8 @@ double ss_gate_of_open(double p);
 /* z at test time: without noise. */
 double ss_gate_still(double a);
 
-/* z[n_windows][n_blocks] and slopes[n_windows][n_blocks] = dz/da for n_windows samples: windows 2i and 2i + 1 are an antithetic
- * pair, with noise u and 1 - u. Draws ceil(n_windows / 2) * n_blocks numbers. */
+/* z[n_windows][n_blocks] and slopes[n_windows][n_blocks] = dz/da for n_windows samples: windows 2i and 2i + 1 are an
+ * antithetic pair, with noise u and 1 - u. Draws ceil(n_windows / 2) * n_blocks numbers. */
 void ss_gates_sample(float *z, float *slopes, const double *a, uint32_t n_blocks, uint32_t n_windows, ss_rng *rng);
 
 /* The expected share of the MACs that is skipped: sum c (1 - P(z > 0)) / sum c; slopes (may be NULL): by each a. */

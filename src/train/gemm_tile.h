@@ -1,7 +1,8 @@
-/* The product's inner part for one vector width; gemm.c includes it once for each, with NAME, TARGET, LANES and TILE_ROWS set.
+/* The product's inner part for one vector width; gemm.c includes it once for each, with NAME, TARGET, LANES and
+ * TILE_ROWS set.
  *
- * B is packed into strips of two vectors of columns, A into strips of TILE_ROWS rows, and a tile of C of that size stays in
- * registers over KC steps of k (Goto and van de Geijn 2008). */
+ * B is packed into strips of two vectors of columns, A into strips of TILE_ROWS rows, and a tile of C of that size
+ * stays in registers over KC steps of k (Goto and van de Geijn 2008). */
 
 #define TILE_COLS (2 * LANES)
 typedef float NAME(vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));

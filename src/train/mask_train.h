@@ -2,12 +2,12 @@
  *
  *     loss(z) + l1 (E[skipped] - target) + l2 (E[skipped] - target)^2      E[skipped]: the expected share of MACs
  *
- * (CoFi, arXiv 2204.00408; Sheared LLaMA, arXiv 2310.06694). With multipliers that climb by the gap, a short run overshoots by
- * far: l1 has to grow to what a share of the MACs costs in loss, and by then the gates are closed. So l1 is not climbed to but
- * solved for: it follows the least-squares multiplier of the averaged gradient, the one under which a step neither opens nor
- * closes the whole; l2 is in proportion to it; and where the expected share still strays from the target by more than
- * SS_L0_SLACK, all log alphas are shifted by the same amount. So it never overshoots.
- * One call is one step, and ss_l0_state is all that there is: a copy of it goes on with the same bits. */
+ * (CoFi, arXiv 2204.00408; Sheared LLaMA, arXiv 2310.06694). With multipliers that climb by the gap, a short run
+ * overshoots by far: l1 has to grow to what a share of the MACs costs in loss, and by then the gates are closed. So l1
+ * is not climbed to but solved for: it follows the least-squares multiplier of the averaged gradient, the one under
+ * which a step neither opens nor closes the whole; l2 is in proportion to it; and where the expected share still strays
+ * from the target by more than SS_L0_SLACK, all log alphas are shifted by the same amount. So it never overshoots. One
+ * call is one step, and ss_l0_state is all that there is: a copy of it goes on with the same bits. */
 #ifndef SS_MASK_TRAIN_H
 #define SS_MASK_TRAIN_H
 
@@ -43,9 +43,9 @@ typedef struct ss_l0_state {
   double mean[SS_MAX_BLOCKS]; /* of the loss's gradient, what l1 is solved from */
 } ss_l0_state;
 
-/* Starts at `mask`: the gate of a block that runs is 1 with probability about `certainty` (0: 0.85), of another it is 0; all shifted
- * so that the expected share is options->from. scores [n_blocks] (may be NULL), the loss of leaving a block out, order the
- * blocks within each side: the less harm per MAC, the nearer to closed. */
+/* Starts at `mask`: the gate of a block that runs is 1 with probability about `certainty` (0: 0.85), of another it is
+ * 0; all shifted so that the expected share is options->from. scores [n_blocks] (may be NULL), the loss of leaving a
+ * block out, order the blocks within each side: the less harm per MAC, the nearer to closed. */
 ss_status ss_l0_begin(ss_l0_state *state, const ss_l0_options *options, const ss_mask *mask, const double *scores,
                       double certainty, ss_error *err);
 
@@ -95,10 +95,11 @@ typedef struct ss_swap_result {
   uint32_t n_losses, n_swaps;
 } ss_swap_result;
 
-/* Local search from *mask at equal MACs: one block against one, or one against up to 8 equal ones of the same cost together, in
- * both directions; a swap stays when it lowers the loss. What adding and removing each block alone does says which swaps
- * are promising; these are tried first, and it ends when SS_SWAP_TRIES in a row have not helped and nothing was
- * swapped since the blocks were last measured. Deterministic: a caller that remembers losses goes on where it was. */
+/* Local search from *mask at equal MACs: one block against one, or one against up to 8 equal ones of the same cost
+ * together, in both directions; a swap stays when it lowers the loss. What adding and removing each block alone does
+ * says which swaps are promising; these are tried first, and it ends when SS_SWAP_TRIES in a row have not helped and
+ * nothing was swapped since the blocks were last measured. Deterministic: a caller that remembers losses goes on where
+ * it was. */
 #define SS_SWAP_TRIES 16
 ss_status ss_swap_search(ss_mask *mask, ss_swap_result *out, const ss_swap_options *options, const ss_host *host,
                          ss_error *err);

@@ -1,18 +1,20 @@
 /* One forward and backward pass of a frozen model with a gate on each block: h += z_b * block_b(h).
  *
- * Forward: the inference kernels, block after block, on each window from position 0. With gates of 0 and 1 the numbers are those of
- * inference under that mask, to the bit; a gate in between scales what its block adds, in f32. A gate of exactly 0 leaves
- * its block out for that window: no time, no gradient (the slope of the clip is 0 there).
+ * Forward: the inference kernels, block after block, on each window from position 0. With gates of 0 and 1 the numbers
+ * are those of inference under that mask, to the bit; a gate in between scales what its block adds, in f32. A gate of
+ * exactly 0 leaves its block out for that window: no time, no gradient (the slope of the clip is 0 there).
  *
- * Backward: f32, matrix products of OpenBLAS, towards gates and recovery only: no weight has a gradient. It is the gradient of
- * the same network in f32 (weights as they are dequantised), taken at the numbers that the quantised forward pass had: the residual
- * stream before each block, q, k and v after the rotation, the attention's output, gate and up before SwiGLU. Rounding to 8
- * bits - of a matmul's input, of queries, keys and values - counts as the identity (the straight-through rule, Bengio et al.
- * 2013, arXiv 1308.3432). So d_gates is <dL/dh, block(h)> but for the rounding of the block's last matmul's input.
+ * Backward: f32, matrix products of gemm.h, towards gates and recovery only: no weight has a gradient. It is the
+ * gradient of the same network in f32 (weights as they are dequantised), taken at the numbers that the quantised
+ * forward pass had: the residual stream before each block, q, k and v after the rotation, the attention's output, gate
+ * and up before SwiGLU. Rounding to 8 bits - of a matmul's input, of queries, keys and values - counts as the identity
+ * (the straight-through rule, Bengio et al. 2013, arXiv 1308.3432). So d_gates is <dL/dh, block(h)> but for the
+ * rounding of the block's last matmul's input.
  *
- * Memory: the residual stream before each block, 4 n_embd bytes a block and token, is always kept. Of what lies inside of a
- * block as much is kept as keep_bytes allows, last blocks first; the others run again when their turn comes. Weights
- * are dequantised block by block, the head in strips. Results do not depend on keep_bytes nor on the number of threads. */
+ * Memory: the residual stream before each block, 4 n_embd bytes a block and token, is always kept. Of what lies inside
+ * of a block as much is kept as keep_bytes allows, last blocks first; the others run again when their turn comes.
+ * Weights are dequantised block by block, the head in strips. Results do not depend on keep_bytes nor on the number of
+ * threads. */
 #ifndef SS_PASS_H
 #define SS_PASS_H
 

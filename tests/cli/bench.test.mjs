@@ -86,4 +86,14 @@ describe('bench of a tiny model', { skip }, () => {
     const { packed_bytes: packed, kv_bytes: kv, peak_rss_bytes: peak } = json([...args, '--json']);
     assert.ok(packed > 0 && kv > 0 && peak > packed + kv);
   });
+
+  test('--train-step measures a step of mask training, also where blocks are skipped', () => {
+    const step = ['bench', '-m', model, '--train-step', '-r', '1', '--threads', '1'];
+    const report = json([...step, '--skip', 'ffn:0', '--json']);
+    assert.equal(report.tokens, 1024);
+    assert.ok(report.train_step_tps > 0 && report.bytes > 0);
+    assert.equal(report.mask.blocks_run, report.mask.blocks_total - 1);
+    assert.match(skipstone(step).out, /^ {4}step +[\d.]+ tokens\/s/m);
+    fails([...step, '--blocks'], 2, /--train-step goes with neither/);
+  });
 });

@@ -1,12 +1,13 @@
-"""Gradients of gates and recovery on the tiny models, by PyTorch in float64: make_gradients.py [--out FILE] (needs torch, numpy and gguf)
+"""Gradients of gates and recovery on the tiny models, by PyTorch in float64: make_gradients.py [--out FILE]
 
-Written to tests/golden/gradients.json: {"tokens": 28 ids, two windows of 16 and 12, "z": [2][4], "gains": [4][64], "output_gains": [64],
-"scales": [4], "a": [4][64], "b": [4][64], "models": {NAME: {"file", "lm": {...}, "kl": {...}}}}. Of a model with one layer only the first two
-blocks' numbers count. For each objective: the summed "nll" and "kl" over the scored tokens (all but the first of each window), and
-the gradients of the objective's sum: "d_gates" [2][n_blocks], "d_gains" [n_blocks][64], "d_output_gains" [64], "d_scales", "d_a", "d_b".
+Needs torch, numpy and gguf. Written to tests/golden/gradients.json: {"tokens": 28 ids, two windows of 16 and 12, "z": [2][4],
+"gains": [4][64], "output_gains": [64], "scales": [4], "a": [4][64], "b": [4][64], "models": {NAME: {"file", "lm": {...},
+"kl": {...}}}}. Of a model with one layer only the first two blocks' numbers count. For each objective: the summed "nll" and
+"kl" over the scored tokens (all but the first of each window), and the gradients of the objective's sum: "d_gates"
+[2][n_blocks], "d_gains" [n_blocks][64], "d_output_gains" [64], "d_scales", "d_a", "d_b".
 
-A gate of exactly 0 leaves a block out and its stand-in h += a h + b takes its place; else h += z * scale * block(h), with the block's own
-gains of its norm. KL is that of the model without recovery and with all gates 1, to the model with both.
+A gate of exactly 0 leaves a block out and its stand-in h += a h + b takes its place; else h += z * scale * block(h), with the
+block's own gains of its norm. KL is that of the model without recovery and with all gates 1, to the model with both.
 """
 import argparse
 import json
@@ -25,7 +26,8 @@ Z = [[0.7, 1.0, 0.25, 0.0], [1.0, 0.4, 0.0, 1.0]]
 
 def rope(x, base, neox):
     n, _, dim = x.shape
-    angle = torch.arange(n, dtype=torch.float64)[:, None] * base ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)[None, :]
+    frequency = base ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angle = torch.arange(n, dtype=torch.float64)[:, None] * frequency[None, :]
     cos, sin = torch.cos(angle)[:, None, :], torch.sin(angle)[:, None, :]
     if neox:
         first, second = x[..., : dim // 2], x[..., dim // 2 :]
@@ -57,7 +59,8 @@ class Net:
         return self.linear(torch.einsum("hij,jhd->ihd", s.softmax(-1), v).reshape(n, -1), b + "attn_output")
 
     def feed_forward(self, x, b):
-        return self.linear(torch.nn.functional.silu(self.linear(x, b + "ffn_gate")) * self.linear(x, b + "ffn_up"), b + "ffn_down")
+        gate = torch.nn.functional.silu(self.linear(x, b + "ffn_gate"))
+        return self.linear(gate * self.linear(x, b + "ffn_up"), b + "ffn_down")
 
     def logits(self, ids, z=None, r=None):
         h = self.w["token_embd.weight"][ids]

@@ -1,5 +1,5 @@
-/* Every backward operation against central differences of a forward twin in double, and the whole pass on tiny models against
- * PyTorch (tests/golden/make_gradients.py). */
+/* Every backward operation against central differences of a forward twin in double, and the whole pass on tiny models
+ * against PyTorch (tests/golden/make_gradients.py). */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
