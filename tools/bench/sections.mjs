@@ -218,7 +218,7 @@ const mask = {
   turns(setup) {
     /** @type {Map<Model, Promise<string>>} */
     const skips = new Map(); // of each model, asked for once
-    return turnsOf(setup, fastOnes(setup), 2.2, async (side, where, round) => {
+    return turnsOf(setup, fastOnes(setup), 4, async (side, where, round) => {
       const skip = skips.get(where.model) ?? proportionalSkip(where, setup.sizes.skipped);
       skips.set(where.model, skip);
       return side.blocks(where, setup.sizes, { skip: await skip, maskedFirst: round % 2 === 1 });

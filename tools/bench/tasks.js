@@ -115,19 +115,18 @@ const TASKS = {
 
   /** @param {Bench} bench @param {Job} job @returns {BlocksRatio} */
   blocks(bench, job) {
-    /** @param {string} [skip] */
-    const side = (skip) => {
-      bench.open(contextOf(job), skip);
-      bench.warmUp(job);
-      return bench.prefillAndDecode(job);
-    };
-    const first = side(job.maskedFirst ? job.skip : '');
-    const second = side(job.maskedFirst ? '' : job.skip);
-    const [masked, dense] = job.maskedFirst ? [first, second] : [second, first];
-    return {
-      prefill: masked.prefill.inBlocks / dense.prefill.inBlocks,
-      decode: masked.decode.inBlocks / dense.decode.inBlocks,
-    };
+    const sums = { masked: { prefill: 0, decode: 0 }, dense: { prefill: 0, decode: 0 } };
+    /** @type {('masked' | 'dense')[]} */
+    const order = job.maskedFirst ? ['masked', 'dense', 'dense', 'masked'] : ['dense', 'masked', 'masked', 'dense'];
+    order.forEach((side, i) => { // so that a drift of the machine's speed hits both
+      bench.open(contextOf(job), side === 'masked' ? job.skip : '');
+      if (i < 2) bench.warmUp(job);
+      const { prefill, decode } = bench.prefillAndDecode(job);
+      sums[side].prefill += prefill.inBlocks;
+      sums[side].decode += decode.inBlocks;
+    });
+    const { masked, dense } = sums;
+    return { prefill: masked.prefill / dense.prefill, decode: masked.decode / dense.decode };
   },
 
   /** @param {Bench} bench @param {Job} job @returns {ContextTimes} */
