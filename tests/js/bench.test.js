@@ -163,6 +163,10 @@ describe('bars', () => {
       growth((context) => 10 + (context / 1000) ** 2),
       ['4.71', 'no'],
     );
+    assert.deepEqual(
+      growth((context) => 10 - context / 1000),
+      ['NaN', '-'],
+    );
   });
 });
 

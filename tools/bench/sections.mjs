@@ -123,7 +123,7 @@ function spreadText({ median, min, max, n }, digits) {
   return n === 1 ? text : `${text} (${min.toFixed(digits)} to ${max.toFixed(digits)})`;
 }
 /** @param {number} value */
-const times = (value) => `${value.toFixed(2)}x`;
+const times = (value) => (Number.isFinite(value) ? `${value.toFixed(2)}x` : '-');
 /** @param {number} value */
 const barTimes = (value) => `${value}x`;
 /** The first cells of a row. @param {any} row */
@@ -249,24 +249,27 @@ const mask = {
 
 /* ---- context ---- */
 
+const CONTEXT_DECODE = 16; // tokens behind each context
+
 /** Of one model, with the fewest threads: attention is the same for all. @param {Setup} setup */
 const contextOf = (setup) => ({ models: setup.models.slice(0, 1), threads: [Math.min(...setup.threads)] });
 
 /** The contexts that a model has room for; the longest one as far as it has. @param {Setup} setup */
-function contextsOf({ contexts, models, sizes }) {
-  const most = models[0].context ? models[0].context - sizes.decode : Infinity;
+function contextsOf({ contexts, models }) {
+  const most = models[0].context ? models[0].context - CONTEXT_DECODE : Infinity;
   return [...new Set(contexts.map((context) => Math.min(context, most)))];
 }
 
 /**
- * What each token of context adds at the end, over what it adds up to the middle.
+ * What each token of context adds at the end, over what it adds up to the middle; NaN where noise is more than that.
  * @param {{context: number, ms: Spread}[]} row
  */
 function growthOf(row) {
   const [first, middle, last] = [row[0], row[row.length >> 1], row[row.length - 1]];
   /** @param {{context: number, ms: Spread}} from @param {{context: number, ms: Spread}} to */
   const slope = (from, to) => (to.ms.median - from.ms.median) / (to.context - from.context);
-  return slope(middle, last) / slope(first, middle);
+  const [early, late] = [slope(first, middle), slope(middle, last)];
+  return early > 0 && late > 0 ? late / early : NaN;
 }
 
 /** @type {Section} */
@@ -279,7 +282,7 @@ const context = {
       setup,
       fastOnes(setup),
       8,
-      (side, where) => side.context(where, { ...setup.sizes, decode: 16 }, contextsOf(setup)),
+      (side, where) => side.context(where, { ...setup.sizes, decode: CONTEXT_DECODE }, contextsOf(setup)),
       contextOf(setup),
     ),
   data: (setup, collect) => ({

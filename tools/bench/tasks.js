@@ -118,7 +118,8 @@ const TASKS = {
     const sums = { masked: { prefill: 0, decode: 0 }, dense: { prefill: 0, decode: 0 } };
     /** @type {('masked' | 'dense')[]} */
     const order = job.maskedFirst ? ['masked', 'dense', 'dense', 'masked'] : ['dense', 'masked', 'masked', 'dense'];
-    order.forEach((side, i) => { // so that a drift of the machine's speed hits both
+    order.forEach((side, i) => {
+      // so that a drift of the machine's speed hits both
       bench.open(contextOf(job), side === 'masked' ? job.skip : '');
       if (i < 2) bench.warmUp(job);
       const { prefill, decode } = bench.prefillAndDecode(job);
