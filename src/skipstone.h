@@ -422,6 +422,7 @@ typedef struct ss_bank_info { /* everything is owned by the bank */
   uint32_t version, numerics_version, n_clusters, n_levels, n_layers, n_blocks, dim;
   uint32_t n_recovered; /* masks that have some recovery */
   const float *levels; /* [n_levels] share of the blocks' multiply-adds that is skipped, ascending */
+  const float *centroids; /* [n_clusters][dim] */
   const float *losses; /* [n_levels][n_clusters + 1] mean NLL on calibration text; NULL: not recorded */
   const float *dense_losses; /* [n_clusters + 1] the same with all blocks; NULL: not recorded */
   const uint32_t *sizes; /* [n_clusters] calibration samples in each cluster; NULL: not recorded */

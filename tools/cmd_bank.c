@@ -103,7 +103,8 @@ static parse_result parse(bank_args *a, int argc, char **argv) {
           "Makes a mask bank: clusters the corpus by its prompts, and removes blocks greedily by loss per\n"
           "multiply-add, for the whole corpus and for each cluster, until every level's budget is met exactly.\n"
           "Ctrl-C and a kill lose nothing but the loss that was being measured: --resume goes on.\n"
-          "Other masks to compare with: skipstone bank baseline --help.",
+          "Other masks to compare with: skipstone bank baseline --help. What makes up for skipped blocks:\n"
+          "skipstone bank recover --help.",
       .examples =
           "  skipstone bank build -m model.gguf --corpus *.train.jsonl -k 8 --out bank.gguf\n"
           "  skipstone bank build -m model.gguf --corpus all.jsonl --encoder minilm.gguf --out bank.gguf --resume\n"
@@ -451,7 +452,7 @@ static void build_free(build *b) {
 static int run(build *b) {
   const bank_args *a = b->args;
   if (!a->operands[0] || strcmp(a->operands[0], "build") != 0) {
-    say("bank: want: skipstone bank build or skipstone bank baseline; see skipstone bank --help");
+    say("bank: want: skipstone bank build, baseline or recover; see skipstone bank --help");
     return CODE_USAGE;
   }
   if (!a->out || (!a->corpus.n && !a->operands[1])) {
@@ -473,6 +474,7 @@ static int run(build *b) {
 
 int cmd_bank(int argc, char **argv) {
   if (argc > 1 && !strcmp(argv[1], "baseline")) return bank_baseline(argc - 1, argv + 1);
+  if (argc > 1 && !strcmp(argv[1], "recover")) return bank_recover(argc - 1, argv + 1);
   bank_args a = {.clusters = 8, .tokens_per_loss = 1536, .window = 128};
   build b = {.args = &a};
   const parse_result parsed = parse(&a, argc, argv);

@@ -15,6 +15,7 @@ int cmd_eval(int argc, char **argv);
 
 /* Below a command: argv[0] is the second word. */
 int bank_baseline(int argc, char **argv);
+int bank_recover(int argc, char **argv);
 int eval_nll(int argc, char **argv);
 int eval_choice(int argc, char **argv);
 int eval_generate(int argc, char **argv);

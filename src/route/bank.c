@@ -345,6 +345,7 @@ void ss_bank_info_get(const ss_bank *b, ss_bank_info *out) {
       .dim = b->dim,
       .n_recovered = b->n_recovered,
       .levels = b->levels,
+      .centroids = b->centroids,
       .losses = b->losses,
       .dense_losses = b->dense_losses,
       .sizes = b->sizes,

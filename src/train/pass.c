@@ -785,6 +785,7 @@ ss_status ss_pass_run(ss_pass *p, const ss_pass_input *in, ss_pass_output *out, 
     forward_block(p, b, backward);
     out->block_tokens += p->rows.n;
   }
+  bind(p, 0, NULL, 0); /* the head writes into s->x, which may be what the last block that ran has kept */
   clear_grads(p, out, in->batch.n);
   run_head(p, out, backward);
   for (uint32_t b = p->n_blocks; backward && b-- > 0;) backward_block(p, b, out);

@@ -180,6 +180,7 @@ static uint64_t identity(const ss_recover *r) {
   for (int k = 0; k < 2; k++) {
     hash = ss_fnv1a(hash, sets[k]->starts, (sets[k]->n + 1) * sizeof *sets[k]->starts);
     hash = ss_fnv1a(hash, sets[k]->tokens + sets[k]->starts[0], count_tokens(sets[k]) * sizeof *sets[k]->tokens);
+    if (sets[k]->score_from) hash = ss_fnv1a(hash, sets[k]->score_from, sets[k]->n * sizeof *sets[k]->score_from);
   }
   return hash;
 }

@@ -97,7 +97,7 @@ describe('baselines', { skip }, () => {
     fails(['bank', 'baseline', '-m', model, '--method', 'random', '--out', at('x')], 2, /no corpus/);
     fails(['bank', 'baseline', '-m', model, '--method', 'random', '--corpus', at('none.jsonl'), '--out', at('x')], 1, /none\.jsonl: No such file/);
     fails(args('greedy', '--levels', '0.5,0.25'), 2, /--levels 0\.5,0\.25/);
-    fails(['bank', '-m', model], 2, /want: skipstone bank build or skipstone bank baseline/);
+    fails(['bank', '-m', model], 2, /want: skipstone bank build, baseline or recover/);
     assert.match(skipstone(['bank', 'baseline', '--help']).out, /Usage: skipstone bank baseline [^]*Examples:/);
   });
 });

@@ -5,8 +5,8 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { SkipstoneError } from '../../node/index.js';
-import { folder, loadModel, MODEL, NATIVE, noModel, QUESTION } from './helpers.js';
+import { load, SkipstoneError } from '../../node/index.js';
+import { folder, loadModel, MODEL, NATIVE, noModel, noModules, noRelaxed, QUESTION } from './helpers.js';
 
 const BANK = fileURLToPath(new URL('../golden/bank.gguf', import.meta.url));
 const FIRST = { role: 'user', content: 'Write a Python function that reverses a list.' };
@@ -65,6 +65,23 @@ describe('a bank', { skip: noModel }, () => {
     await assert.rejects(llm.generate(QUESTION, { depth: 0.5 }).result, /depth/);
     await assert.rejects(llm.generate(QUESTION, { depth: 0.875, skip: '' }).result, /exclude/);
   });
+});
+
+test('recovery has the pinned logits in every module', { skip: noModules }, async (t) => {
+  const golden = (/** @type {string} */ name) => fileURLToPath(new URL(`../golden/${name}`, import.meta.url));
+  const { recovered } = JSON.parse(readFileSync(golden('hashes.json'), 'utf8'));
+  if (noRelaxed) t.diagnostic(`relaxed modules not compared: ${noRelaxed}`);
+  for (const variant of /** @type {const} */ (['simd128', 'relaxed']).slice(0, noRelaxed ? 1 : 2))
+    for (const threads of [1, 2]) {
+      const llm = await load(golden('tiny/q4_1.gguf'), { bank: golden('recovery.gguf'), depth: 0.5, contextSize: 64, variant, threads });
+      assert.equal(llm.info.bank?.recovered, 6);
+      const routed = await llm.generate('A farmer has twelve sheep.', { ...greedy, maxTokens: 1 }).result;
+      assert.equal(routed.logitsHash, recovered, `${variant}, ${threads} threads`);
+      const byHand = await llm.generate('A farmer has twelve sheep.', { ...greedy, maxTokens: 1, skip: routed.mask.skip }).result;
+      assert.notEqual(byHand.logitsHash, recovered, 'the mask alone is something else');
+      assert.equal((await llm.generate('A farmer has twelve sheep.', { ...greedy, maxTokens: 1 }).result).logitsHash, recovered);
+      await llm.free();
+    }
 });
 
 for (const policy of /** @type {const} */ (['session', 'turn'])) {

@@ -261,8 +261,8 @@ static void test_a_run_that_is_resumed_at_any_step_has_the_same_bits(void **stat
   ss_recover_free(cut);
 }
 
-static void test_threads_and_kept_memory_change_no_bit(void **state) {
-  (void)state;
+/* Also where the last block is skipped, and the head follows an attention block. */
+static void check_threads_and_kept_memory(void) {
   ss_recover *one = make(&usual, &test_host);
   const ss_recover_report a = run(one);
   for (uint32_t threads = 2; threads <= 5; threads += 3) {
@@ -278,6 +278,16 @@ static void test_threads_and_kept_memory_change_no_bit(void **state) {
     ss_recover_free(many);
   }
   ss_recover_free(one);
+}
+
+static void test_threads_and_kept_memory_change_no_bit(void **state) {
+  (void)state;
+  const ss_mask usual_mask = mask;
+  check_threads_and_kept_memory();
+  ss_mask_fill(&mask, BLOCKS);
+  ss_mask_set(&mask, 3, false);
+  check_threads_and_kept_memory();
+  mask = usual_mask;
 }
 
 typedef struct peak_memory {

@@ -247,6 +247,55 @@ static void test_recovery_of_another_shape_is_refused(void **state) {
   ss_session_free(s);
 }
 
+/* tests/golden/recovery.gguf: a bank for the same tiny model, from its file to the logits. */
+static void test_a_golden_bank_with_recovery_gives_the_pinned_hash_with_every_kernel_set(void **state) {
+  (void)state;
+  static const ss_text text = {"A farmer has twelve sheep.", 26};
+  size_t n;
+  char *json = read_file("tests/golden/hashes.json", &n);
+  const char *at = json ? strstr(json, "\"recovered\": \"") : NULL;
+  uint8_t *bytes = read_file("tests/golden/recovery.gguf", &n);
+  assert_non_null(bytes);
+  assert_non_null(at);
+  const uint64_t want = strtoull(at + 14, NULL, 16);
+  const ss_kernels *k;
+  for (size_t i = 0; (k = ss_kernels_at(i)); i++) {
+    ss_model *m = load_model("tests/golden/tiny/q4_1.gguf", k);
+    ss_bank *bank;
+    ss_encoder *encoder;
+    ss_tokenizer *tokenizer;
+    ss_error err = {0};
+    float embedding[EMBD], distance;
+    uint32_t cluster;
+    ss_mask mask;
+    int32_t ids[64];
+    if (ss_bank_open(&bank, bytes, n, &test_host, &err) || ss_bank_check(bank, m, m, NULL, 0, &err) ||
+        ss_encoder_create(&encoder, m, &test_host, &err) || ss_encode(encoder, text, embedding, &err) ||
+        ss_bank_route(bank, embedding, EMBD, &cluster, &distance, &err) ||
+        ss_bank_mask(bank, cluster, 0.5, &mask, &err) || ss_tokenizer_create(&tokenizer, m, &test_host, &err))
+      fail_msg("%s", err.message);
+    const ss_recovery *recovery = ss_bank_recovery(bank, cluster, 0.5);
+    assert_non_null(recovery);
+    assert_non_null(recovery->output_gains);
+    const ss_session_options options = {.context = 64, .run_mask = &mask, .recovery = recovery};
+    ss_session *s = make(m, &options, &test_host);
+    size_t n_ids;
+    assert_int_equal(ss_tokenize(tokenizer, text, SS_TOKENIZE_BOS, ids, 64, &n_ids, &err), SS_OK);
+    assert_int_equal(ss_session_begin(s, ids, n_ids, 1, &err), SS_OK);
+    assert_int_equal(ss_session_run(s, 0, &err), SS_OK);
+    const uint64_t hash = ss_logits_hash(ss_session_logits(s, 0), n_vocab);
+    if (hash != want)
+      fail_msg("%s: %016llx, want %016llx", ss_kernels_name(k), (unsigned long long)hash, (unsigned long long)want);
+    ss_session_free(s);
+    ss_tokenizer_free(tokenizer);
+    ss_encoder_free(encoder);
+    ss_bank_free(bank);
+    ss_model_free(m);
+  }
+  free(bytes);
+  free(json);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_recovery_that_changes_nothing_leaves_every_bit),
@@ -257,6 +306,7 @@ int main(void) {
       cmocka_unit_test(test_a_step_may_stop_after_every_block_and_stand_ins_count_as_nothing),
       cmocka_unit_test(test_another_run_mask_drops_the_recovery_until_it_is_set_again),
       cmocka_unit_test(test_recovery_of_another_shape_is_refused),
+      cmocka_unit_test(test_a_golden_bank_with_recovery_gives_the_pinned_hash_with_every_kernel_set),
   };
   model = load_model("tests/golden/tiny/q4_1.gguf", NULL);
   if (!model) return skip_all("tests/golden/tiny/q4_1.gguf is not there");
