@@ -248,35 +248,6 @@ static ss_status run_job(build *b, uint32_t job, const char *folder, ss_error *e
 
 /* ---- the bank ---- */
 
-/* The prompt of our own nearest to each centroid, of those that are nearest to it. */
-static ss_status choose_examples(build *b, ss_text *examples, ss_error *err) {
-  const uint32_t k = b->clusters.k, dim = b->encoder.dim;
-  double *best = take_memory(k, sizeof *best);
-  float *x = take_memory(dim, sizeof *x);
-  ss_status status = SS_OK;
-  for (uint32_t c = 0; c < k; c++) examples[c] = text_of("");
-  for (size_t i = 0; status == SS_OK && example_prompts[i]; i++) {
-    uint32_t nearest = 0;
-    double least = -1;
-    status = ss_encode(b->encoder.encoder, text_of(example_prompts[i]), x, err);
-    for (uint32_t c = 0; status == SS_OK && c < k; c++) {
-      double sum = 0;
-      for (uint32_t d = 0; d < dim; d++) {
-        const double delta = (double)x[d] - (double)b->clusters.centroids[(size_t)c * dim + d];
-        sum += delta * delta;
-      }
-      if (least < 0 || sum < least) least = sum, nearest = c;
-    }
-    if (status == SS_OK && (!examples[nearest].len || least < best[nearest])) {
-      examples[nearest] = text_of(example_prompts[i]);
-      best[nearest] = least;
-    }
-  }
-  free(best);
-  free(x);
-  return status;
-}
-
 /* Settings as JSON, to be freed. */
 static char *training_text(const build *b) {
   const bank_args *a = b->args;
@@ -339,7 +310,7 @@ static ss_status write_bank(build *b, ss_error *err) {
   };
   uint8_t *bytes = NULL;
   size_t n = 0;
-  ss_status status = choose_examples(b, examples, err);
+  ss_status status = example_prompts_nearest(b->encoder.encoder, b->clusters.centroids, k, examples, err);
   if (status == SS_OK) status = ss_bank_write(&bytes, &n, &parts, b->engine.host, err);
   if (status == SS_OK) status = write_whole(b->args->out, bytes, n, err);
   if (bytes) b->engine.host->free(b->engine.host->ctx, bytes, n);

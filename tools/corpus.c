@@ -43,9 +43,12 @@ static void add_sample(corpus *c, ss_text text, ss_text prompt, ss_text domain) 
     c->capacity = c->capacity ? 2 * c->capacity : 256;
     c->samples = grow_memory(c->samples, c->capacity, sizeof *c->samples);
   }
-  const sample s = {.prompt = prompt.data ? prompt : first_characters(text, PROMPT_CHARACTERS),
+  const ss_text beginning = first_characters(text, PROMPT_CHARACTERS);
+  const bool same = prompt.len == beginning.len && !memcmp(prompt.data, beginning.data, beginning.len);
+  const sample s = {.prompt = prompt.data ? prompt : beginning,
                     .text = text,
-                    .domain = find_domain(c, domain)};
+                    .domain = find_domain(c, domain),
+                    .instruction = prompt.len && !same};
   const uint64_t shape[] = {s.prompt.len, s.text.len, s.domain};
   c->hash = ss_fnv1a(c->hash ? c->hash : SS_FNV_START, shape, sizeof shape);
   c->hash = ss_fnv1a(ss_fnv1a(c->hash, s.prompt.data, s.prompt.len), s.text.data, s.text.len);

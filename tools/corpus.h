@@ -9,6 +9,7 @@ typedef struct sample {
   ss_text prompt; /* what a router sees: the file's prompt, else the text's first 240 characters */
   ss_text text;   /* all of it, the prompt included */
   uint32_t domain; /* of corpus.domains: the sample's own, else its file's name */
+  bool instruction; /* the file gave the prompt, and it is more than the beginning of the text */
 } sample;
 
 typedef struct corpus {
@@ -18,7 +19,8 @@ typedef struct corpus {
   uint32_t n_domains;
   buffer *files; /* what the samples point into */
   size_t n_files;
-  size_t plain_bytes; /* a sample of plain text ends at the first blank line behind so many, or a line, or a space; 0: 1000 */
+  size_t
+      plain_bytes; /* a sample of plain text ends at the first blank line behind so many, or a line, or a space; 0: 1000 */
   uint64_t hash; /* of all prompts, texts and domains */
 } corpus;
 

@@ -1,6 +1,8 @@
 #include "example_prompts.h"
 
-#include <stddef.h>
+#include <stdlib.h>
+
+#include "support.h"
 
 const char *const example_prompts[] = {
     "A baker sells 12 loaves an hour for 7 hours and has 9 left. How many did she bake?",
@@ -55,3 +57,44 @@ const char *const example_prompts[] = {
     "Translate 'good morning' into Spanish and French.",
     NULL,
 };
+
+uint32_t example_prompts_count(void) { return sizeof example_prompts / sizeof example_prompts[0] - 1; }
+
+ss_status example_prompts_route(ss_encoder *encoder, const float *centroids, uint32_t k, uint32_t *clusters,
+                                double *distances, ss_error *err) {
+  const uint32_t dim = ss_encoder_dim(encoder);
+  float *x = take_memory(dim, sizeof *x);
+  ss_status status = SS_OK;
+  for (uint32_t i = 0; status == SS_OK && i < example_prompts_count(); i++) {
+    status = ss_encode(encoder, text_of(example_prompts[i]), x, err);
+    for (uint32_t c = 0; status == SS_OK && c < k; c++) {
+      double sum = 0;
+      for (uint32_t d = 0; d < dim; d++) {
+        const double delta = (double)x[d] - (double)centroids[(size_t)c * dim + d];
+        sum += delta * delta;
+      }
+      if (c == 0 || sum < distances[i]) distances[i] = sum, clusters[i] = c;
+    }
+  }
+  free(x);
+  return status;
+}
+
+ss_status example_prompts_nearest(ss_encoder *encoder, const float *centroids, uint32_t k, ss_text *examples,
+                                  ss_error *err) {
+  const uint32_t n = example_prompts_count();
+  uint32_t *clusters = take_memory(n, sizeof *clusters);
+  double *distances = take_memory(n, sizeof *distances), *best = take_memory(k, sizeof *best);
+  const ss_status status = example_prompts_route(encoder, centroids, k, clusters, distances, err);
+  for (uint32_t c = 0; c < k; c++) examples[c] = text_of("");
+  for (uint32_t i = 0; status == SS_OK && i < n; i++) {
+    const uint32_t c = clusters[i];
+    if (examples[c].len && distances[i] >= best[c]) continue;
+    examples[c] = text_of(example_prompts[i]);
+    best[c] = distances[i];
+  }
+  free(clusters);
+  free(distances);
+  free(best);
+  return status;
+}

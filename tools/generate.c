@@ -58,18 +58,23 @@ ss_status tokenize_text(token_list *out, const ss_tokenizer *tokenizer, ss_text 
   }
 }
 
-ss_status format_chat(buffer *out, const ss_model *model, const ss_chat_message *messages, size_t n, ss_error *err) {
+ss_status format_turns(buffer *out, const ss_model *model, const ss_chat_message *messages, size_t n, bool open_answer,
+                       ss_error *err) {
   out->len = 0;
   for (size_t len = 4096;;) {
     const size_t capacity = len;
     char *to = buffer_room(out, capacity);
-    const ss_status status = ss_chat_format(model, messages, n, true, to, capacity, &len, err);
+    const ss_status status = ss_chat_format(model, messages, n, open_answer, to, capacity, &len, err);
     if (status != SS_OK) return status;
     if (len > capacity) continue;
     out->len = len;
     out->data[len] = 0;
     return SS_OK;
   }
+}
+
+ss_status format_chat(buffer *out, const ss_model *model, const ss_chat_message *messages, size_t n, ss_error *err) {
+  return format_turns(out, model, messages, n, true, err);
 }
 
 /* ---- generation ---- */

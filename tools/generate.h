@@ -99,7 +99,10 @@ void token_list_free(token_list *list);
 
 /* Replaces the list's content by the tokens of text. */
 ss_status tokenize_text(token_list *out, const ss_tokenizer *tokenizer, ss_text text, uint32_t flags, ss_error *err);
-/* Replaces the buffer's content by the formatted chat. */
+/* Replaces the buffer's content by the formatted chat; open_answer: and the beginning of the assistant's next turn. */
+ss_status format_turns(buffer *out, const ss_model *model, const ss_chat_message *messages, size_t n, bool open_answer,
+                       ss_error *err);
+/* The same with an open answer: what a reply is generated behind. */
 ss_status format_chat(buffer *out, const ss_model *model, const ss_chat_message *messages, size_t n, ss_error *err);
 
 /* ---- generation ---- */

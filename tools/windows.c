@@ -11,39 +11,50 @@ void window_set_free(window_set *w) {
   token_list_free(&w->tokens);
   free(w->starts);
   free(w->samples);
+  free(w->score_from);
   *w = (window_set){0};
 }
 
 ss_windows window_set_face(const window_set *w) {
-  return (ss_windows){.tokens = w->tokens.items, .starts = w->starts, .n = w->n};
+  return (ss_windows){.tokens = w->tokens.items, .starts = w->starts, .score_from = w->score_from, .n = w->n};
 }
 
-ss_status window_set_add(window_set *w, const ss_tokenizer *tokenizer, const corpus *c, uint32_t sample_index,
-                         uint32_t length, size_t left, size_t *n_added, ss_error *err) {
+ss_status window_set_add_text(window_set *w, const ss_tokenizer *tokenizer, ss_text text, uint32_t flags,
+                              uint32_t n_head, uint32_t sample_index, uint32_t length, size_t left, size_t *n_added,
+                              ss_error *err) {
   token_list tokens = {0};
-  ss_text text = c->samples[sample_index].text;
   const size_t enough = (size_t)length * BYTES_PER_TOKEN;
   *n_added = 0;
   if (text.len > enough)
     for (text.len = enough; text.len && ((unsigned char)text.data[text.len] & 0xc0) == 0x80;) text.len--;
-  const ss_status status = tokenize_text(&tokens, tokenizer, text, SS_TOKENIZE_BOS, err);
+  const ss_status status = tokenize_text(&tokens, tokenizer, text, flags, err);
   const size_t n = ss_min(ss_min(tokens.n, length), left);
-  if (status == SS_OK && n >= (w->least ? w->least : LEAST_WINDOW)) {
+  const size_t least = w->least ? w->least : LEAST_WINDOW;
+  if (status == SS_OK && n >= ss_max(least, (size_t)n_head + 2)) {
     if (w->n + 1 >= w->capacity) {
       w->capacity = w->capacity ? 2 * w->capacity : 64;
       w->starts = grow_memory(w->starts, w->capacity, sizeof *w->starts);
       w->samples = grow_memory(w->samples, w->capacity, sizeof *w->samples);
+      w->score_from = grow_memory(w->score_from, w->capacity, sizeof *w->score_from);
     }
     w->starts[0] = 0;
     token_list_add(&w->tokens, tokens.items, n);
+    w->score_from[w->n] = n_head ? n_head : 1;
     w->samples[w->n++] = sample_index;
     w->starts[w->n] = (uint32_t)w->tokens.n;
     w->hash = ss_fnv1a(w->hash ? w->hash : SS_FNV_START, &w->starts[w->n], sizeof *w->starts);
     w->hash = ss_fnv1a(w->hash, tokens.items, n * sizeof *tokens.items);
+    if (n_head) w->hash = ss_fnv1a(w->hash, &n_head, sizeof n_head);
     *n_added = n;
   }
   token_list_free(&tokens);
   return status;
+}
+
+ss_status window_set_add(window_set *w, const ss_tokenizer *tokenizer, const corpus *c, uint32_t sample_index,
+                         uint32_t length, size_t left, size_t *n_added, ss_error *err) {
+  return window_set_add_text(w, tokenizer, c->samples[sample_index].text, SS_TOKENIZE_BOS, 0, sample_index, length,
+                             left, n_added, err);
 }
 
 ss_status window_set_draw(window_set *w, const ss_tokenizer *tokenizer, const corpus *c, const uint32_t *samples,
