@@ -12,6 +12,8 @@ int cmd_route(int argc, char **argv);
 int cmd_cluster(int argc, char **argv);
 int cmd_bank(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
+int cmd_train(int argc, char **argv);
+int cmd_report(int argc, char **argv);
 
 /* Below a command: argv[0] is the second word. */
 int bank_baseline(int argc, char **argv);

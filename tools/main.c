@@ -20,6 +20,8 @@ static const struct {
     {"route", cmd_route, "which cluster of a mask bank a prompt belongs to"},
     {"cluster", cmd_cluster, "cluster the prompts of a corpus"},
     {"bank", cmd_bank, "make a mask bank from a corpus"},
+    {"train", cmd_train, "train a mask bank on a corpus"},
+    {"report", cmd_report, "an HTML report of a training run"},
     {"eval", cmd_eval, "measure the quality of masks and banks on held-out text"},
 };
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
