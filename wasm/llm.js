@@ -37,6 +37,7 @@ const DEFAULT_QUEUE = 64;
  *
  * @typedef {object} Inner  What the two faces see of an Llm.
  * @property {() => Info} info
+ * @property {() => Error | undefined} ended
  * @property {(messages: Message[], generationPrompt: boolean) => string} template
  * @property {(messages: Message[]) => string | undefined} routeBy
  * @property {(request: import('./generate.js').Request, signal?: AbortSignal) => Generation} generate
@@ -146,6 +147,15 @@ class Client {
     if (this.#pending.has(id)) this.post({ call: 'interrupt', id, how });
   }
 
+  get pendingCalls() {
+    return this.#pending.size;
+  }
+
+  /** Why it ended. */
+  get ended() {
+    return this.#dead;
+  }
+
   /** Ends the worker; what is pending and what comes later rejects with `error`. @param {Error} error */
   async end(error) {
     if (!this.#dead) {
@@ -247,6 +257,7 @@ export class Llm {
     /** @type {Inner} */
     const inner = {
       info: () => this.#info,
+      ended: () => this.#client.ended,
       template: (messages, generationPrompt) => this.chatTemplate(messages, { addGenerationPrompt: generationPrompt }),
       routeBy: (messages) => userText(messages, this.#policy),
       generate: (request, signal) => this.#run(request, signal),
@@ -298,6 +309,16 @@ export class Llm {
   /** What runs, how and why. A copy. @returns {Info} */
   get info() {
     return structuredClone(this.#info);
+  }
+
+  /** Calls that run or wait. */
+  get pendingCalls() {
+    return this.#client.pendingCalls;
+  }
+
+  /** Why there is no engine any more: it was freed, or crashed. undefined: there is one. @returns {Error | undefined} */
+  get ended() {
+    return this.#client.ended;
   }
 
   /**

@@ -43,9 +43,10 @@
  * @typedef {Common & {object: 'text_completion', choices: {index: 0, finish_reason: 'stop' | 'length', text: string,
  *   logprobs: CompletionLogprobs | null}[], usage: Usage, skipstone: Ran, timings: import('./generate.js').Timings}} Completion
  *
- * @typedef {Common & {object: 'text_completion', choices: {index: 0, finish_reason: 'stop' | 'length' | null, text: string,
- *   logprobs: CompletionLogprobs | null}[], usage?: Usage | null, skipstone?: Skipstone | Ran,
+ * @typedef {Common & {object: 'text_completion', choices: {index: 0, finish_reason: 'stop' | 'length', text: string,
+ *   logprobs: CompletionLogprobs | null}[], usage?: Usage, skipstone?: Skipstone | Ran,
  *   timings?: import('./generate.js').Timings}} CompletionChunk
+ *   As in the SDK's type, and there as here: finish_reason and usage are null in the chunks before the last.
  *
  * @typedef {{object: 'list', model: string, data: {object: 'embedding', index: number, embedding: number[]}[],
  *   usage: {prompt_tokens: number, total_tokens: number}}} EmbeddingList
@@ -253,12 +254,14 @@ export class Completions extends Answers {
     const head = { ...this.head('cmpl-'), object: /** @type {const} */ ('text_completion') };
     if (stream) {
       let offset = 0;
-      return this.stream(head, request, signal, usage, ({ chunk, finish = null }) => {
+      /** @type {Stream<any>} */
+      const chunks = await this.stream(head, request, signal, usage, ({ chunk, finish = null }) => {
         if (chunk && !chunk.text && !chunk.logprobs) return undefined;
         const at = offset;
         offset += chunk?.text.length ?? 0;
         return { index: 0, text: chunk?.text ?? '', logprobs: chunk ? completionLogprobs([chunk], at) : null, finish_reason: finish };
       });
+      return chunks;
     }
     const { chunks, result } = await this.whole(request, signal);
     return {

@@ -26,11 +26,16 @@
  * @property {number | null} [presence_penalty]
  * @property {number | null} [repetition_penalty]
  * @property {number | null} [n] 1
+ * @property {string} [user] passes
  * @property {import('./options.js').Skip} [skip] blocks to skip, whatever the bank says
  * @property {number} [depth] share of the blocks' MACs to run at least
  *
  * @typedef {SamplingBody & {messages: readonly ChatMessage[], logprobs?: boolean | null, top_logprobs?: number | null,
- *   max_completion_tokens?: number | null}} ChatBody
+ *   max_completion_tokens?: number | null} & Passing} ChatBody
+ *
+ * @typedef {{metadata?: unknown, store?: unknown, service_tier?: unknown, safety_identifier?: unknown, prompt_cache_key?: unknown,
+ *   prompt_cache_options?: unknown, prompt_cache_retention?: unknown, parallel_tool_calls?: unknown, prediction?: unknown}} Passing
+ *   What cannot change an answer here.
  *
  * @typedef {SamplingBody & {prompt: string | readonly string[] | readonly number[] | readonly (readonly number[])[] | null,
  *   logprobs?: number | null}} CompletionBody

@@ -112,12 +112,10 @@ export class SessionMaker {
   async availability(options = {}) {
     try {
       check('availability', options, CREATE);
-      await this.#inner.call('tokenize', { text: '' });
-      return 'available';
-    } catch (error) {
-      if (error instanceof SkipstoneError) return 'unavailable';
-      throw error;
+    } catch {
+      return 'unavailable';
     }
+    return this.#inner.ended() ? 'unavailable' : 'available';
   }
 
   /**
