@@ -325,7 +325,7 @@ EXPORT(ss_bank_pick) int bank_pick(const ss_bank *bank, uint32_t cluster, double
   uint32_t level;
   ss_status status = ss_bank_level(bank, depth, &level, err());
   if (!status) status = ss_bank_mask(bank, cluster, depth, mask, err());
-  io.numbers[0] = level == SS_BANK_DENSE ? -1 : level;
+  io.numbers[0] = level == SS_BANK_DENSE ? -1.0 : level; /* -1 alone would become unsigned */
   io.numbers[1] = of_pointer(ss_bank_recovery(bank, cluster, depth));
   return status;
 }

@@ -61,6 +61,7 @@ describe('a bank', { skip: noModel }, () => {
   test('has a dial: 1 is dense, between levels the shallower mask, below the deepest an error', async () => {
     const units = async (/** @type {number} */ depth) => Math.round(120 * (await llm.route('Hello', { depth })).mask.macsSkipped);
     assert.deepEqual([await units(1), await units(0.99), await units(0.9375), await units(0.8), await units(0.75)], [0, 0, 8, 23, 30]);
+    assert.equal((await llm.route('Hello', { depth: 1 })).depth, 1);
     await assert.rejects(llm.route('Hello', { depth: 0.5 }), /depth/);
     await assert.rejects(llm.generate(QUESTION, { depth: 0.5 }).result, /depth/);
     await assert.rejects(llm.generate(QUESTION, { depth: 0.875, skip: '' }).result, /exclude/);
