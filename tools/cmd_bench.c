@@ -547,8 +547,8 @@ static int bench_all(bench_args *a) {
   size_t n_counts, n_kernels = 1;
   int code = parse_threads(a->threads, counts, &n_counts);
   if (code == CODE_OK && a->roofline) {
-    if (!a->engine.model && !a->skip && !a->bank.bank && a->proportional <= 0 && !a->blocks && !a->compare && !a->load)
-      return bench_roofline(a->kernels, counts, n_counts, a->only, a->json);
+    const bool of_model = a->engine.model || a->skip || a->bank.bank || a->proportional > 0 || a->blocks || a->compare;
+    if (!of_model && !a->load && !a->train_step) return bench_roofline(a->kernels, counts, n_counts, a->only, a->json);
     say("bench: --roofline measures no model: it takes --threads, --kernels, --only and --json");
     return CODE_USAGE;
   }
