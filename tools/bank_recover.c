@@ -1,8 +1,8 @@
 /* skipstone bank recover: fits what makes up for skipped blocks, for every mask of a bank.
  *
- * Each sample of the corpus goes to the cluster that the bank routes its prompt to; the global mask gets samples of all. Some samples
- * of each are held back and decide what stays (train/recover.h). The state of the mask being fitted goes to disk
- * every half minute, and that of each finished one stays there: a run that goes on takes them from there. */
+ * Each sample of the corpus goes to the cluster that the bank routes its prompt to; the global mask gets samples of all. Some
+ * samples of each are held back and decide what stays (train/recover.h). The state of the mask being fitted goes to disk every
+ * half minute, and that of each finished one stays there: a run that goes on takes them from there. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>

@@ -8,18 +8,19 @@
  *   skipstone-bank.encoder.family, .exact u64;  .encoder.kind string "self" or "bert";  .encoder.name string
  *   optional: skipstone-bank.losses f32[L * (K + 1)], .dense_losses f32[K + 1], .sizes u32[K], .examples string[K],
  *             .method, .training, .provenance string
- *   tensors:  centroids F32 [K][dim];  masks I8 [L][K + 1][2 * n_layers], 1: the block runs, index K: the fallback;
+ *   tensors:  centroids F32 [K][dim];  masks I8 [L][K + 1][2 * n_layers], 1: the block runs, index K: the fallback
  *
- * Recovery (ss_recovery): skipstone-bank.n_embd u32, and tensors that hold the rows of all masks, level by level, in each the
- * clusters and then the global mask, in each the blocks in order. A mask has a part when its bit in recovery.parts is set:
+ * Recovery (ss_recovery): skipstone-bank.n_embd u32, and tensors that hold the rows of all masks, level by level, in each
+ * the clusters and then the global mask, in each the blocks in order. A mask has a part when its bit in recovery.parts is
+ * set. The losses stay those of the masks alone.
  *   recovery.parts     I8 [L][K + 1]        of each mask: 1 gains + 2 scales + 4 stand-ins
  *   recovery.gains     F16 [rows][n_embd]   RMSNorm gains of each block that runs, then of the output norm
  *   recovery.scales    F16 [rows]           of each block that runs: its output is multiplied by it
  *   recovery.stand_ins F16 [rows][2][n_embd] of each block that does not run: a and b of h += a * h + b
  *
- * For SmolLM2-135M (60 blocks of width 576) a mask that skips s of them takes (61 - s) * 1154 + s * 2304 bytes of it, 70 to 105 KB:
- * 4 levels of 8 clusters and the global mask are about 3.1 MB. Stand-ins of rank 8 would take 18 KB for each skipped
- * block, twice the room of all the rest.
+ * For SmolLM2-135M (60 blocks of width 576) a mask that skips s of them takes (61 - s) * 1154 + s * 2304 bytes of it, 70 to
+ * 105 KB: 4 levels of 8 clusters and the global mask are about 3.1 MB. Stand-ins of rank 8 would take 18 KB for each
+ * skipped block, twice the room of all the rest.
  *
  * A bank is small, so everything is checked when it is opened and kept in one arena. */
 #include "route/bank.h"

@@ -95,7 +95,7 @@ static ss_status shape(ss_recover *r, const ss_recover_data *data, const ss_reco
   if (!o.tokens_per_step) o.tokens_per_step = 1024;
   if (!o.check_every) o.check_every = 10;
   if (!o.patience) o.patience = 3;
-  if (o.rate == 0.0) o.rate = 0.01;
+  if (o.rate == 0.0) o.rate = 0.02;
   if (o.ridge == 0.0) o.ridge = 0.01;
   if (o.keep_near == 0.0) o.keep_near = 0.01;
   if (o.keep_near < 0.0) o.keep_near = 0.0;

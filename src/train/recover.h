@@ -1,21 +1,23 @@
-/* Fitting a recovery (ss_recovery): what makes up for the blocks that one mask skips, on frozen weights and text of the mask's own
- * cluster.
+/* Fitting a recovery (ss_recovery): what makes up for the blocks that one mask skips, on frozen weights and text of the
+ * mask's own cluster.
  *
  *   closed form   stand-ins, front to back on the pruned trajectory: a and b of a skipped block are the ridge regression,
  *                 channel by channel, of block(h) on h, where h is what reaches the block with all stand-ins before it in
- *                 place (FLAP, arXiv 2312.11983, has the bias alone; ReplaceMe, arXiv 2505.02819, a matrix)
+ *                 place (FLAP, arXiv 2312.11983, has the bias alone; ReplaceMe, arXiv 2505.02819, a matrix). The other
+ *                 target, the dense model's residual stream less the pruned one, was tried and is worse: what a channel has
+ *                 drifted is mostly not to be told from the channel, and regression then shrinks what it should keep
  *   trained       gains, scales and stand-ins by Adam on KL(dense || masked), with the backward pass of pass.h
  *
- * Held-back text decides: the closed form stays where it lowers KL, training ends where KL has not fallen for a while and goes
- * back to the best numbers, and in the end each part is left out unless KL is lower with it. KL is always measured on the numbers
- * that a bank would hold, rounded to f16.
+ * Held-back text decides: the closed form stays where it lowers KL, training ends where KL has not fallen for a while and
+ * goes back to the best numbers, and in the end each part is left out unless KL is lower with it. KL is always measured on
+ * the numbers that a bank would hold, rounded to f16.
  *
- * ss_recover_step does a bit of work at a time, and ss_recover_state is all that there is: a copy of it goes on with the same
- * bits. Deterministic by its options, the same for any number of threads.
+ * ss_recover_step does a bit of work at a time, and ss_recover_state is all that there is: a copy of it goes on with the
+ * same bits. Deterministic by its options, the same for any number of threads and any keep_bytes.
  *
- * Memory: the state and three more copies of the numbers, 36 (3 n_blocks + 1) n_embd bytes (SmolLM2-135M: 4 MB); 4 n_embd bytes for
- * each held-back token; while stand-ins are fitted 8 n_embd bytes for each of fit_tokens, and a session of the longest window;
- * after that a pass of tokens_per_step with keep_bytes (pass.h). */
+ * Memory: the state and two more copies of the numbers, 32 (3 n_blocks + 1) n_embd bytes (SmolLM2-135M: 3.3 MB); 4 n_embd
+ * bytes for each held-back token; while stand-ins are fitted 8 n_embd bytes for each of fit_tokens, and a session of the
+ * longest window; else a pass of tokens_per_step with keep_bytes (pass.h). */
 #ifndef SS_RECOVER_H
 #define SS_RECOVER_H
 
@@ -30,7 +32,7 @@ typedef struct ss_recover_options {
   uint32_t tokens_per_step; /* 0: 1024; raised to the longest window */
   uint32_t check_every; /* steps from one look at the held-back text to the next; 0: 10 */
   uint32_t patience; /* looks without a new best before training ends; 0: 3 */
-  double rate; /* of Adam, relative: a gain moves by about this share of itself a step; 0: 0.01 */
+  double rate; /* of Adam, relative: a gain moves by about this share of itself a step; 0: 0.02 */
   double ridge; /* share of a channel's variance that is added to it; 0: 0.01 */
   double keep_near; /* each step pulls all numbers back by rate times this share; 0: 0.01, below 0: not at all */
   uint64_t seed; /* of the order of windows */
@@ -75,13 +77,13 @@ ss_status ss_recover_create(ss_recover **out, const ss_recover_data *data, const
                             const ss_host *host, ss_error *err);
 void ss_recover_free(ss_recover *recover);
 
-/* SS_MORE: more is due; SS_OK: done. One step is a pass over the held-back text, the closed form, or a batch of training, each at
- * most some seconds on a small model. */
+/* SS_MORE: more is due; SS_OK: done. One step is a look at the held-back text, the closed form, or a batch of training: some
+ * seconds on a small model. */
 ss_status ss_recover_step(ss_recover *recover, ss_error *err);
 ss_recover_report ss_recover_progress(const ss_recover *recover);
 
-/* Plain data, *n bytes, no pointers: written and read as bytes by the same build. ss_recover_resume takes what another of the same
- * data and options had; SS_E_FORMAT: it is of another one. */
+/* Plain data, *n bytes, no pointers: written and read as bytes by the same build. ss_recover_resume takes what another of the
+ * same data and options had; SS_E_FORMAT: it is of another one. */
 const void *ss_recover_state(const ss_recover *recover, size_t *n);
 ss_status ss_recover_resume(ss_recover *recover, const void *state, size_t n, ss_error *err);
 

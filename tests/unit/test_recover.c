@@ -1,5 +1,5 @@
-/* Fitting recovery: the closed form is the regression that it says, training lowers KL, held-back text decides, and a run that
- * is cut up, resumed or spread over threads has the same bits. */
+/* Fitting recovery: the closed form is the regression that it says, training lowers KL, held-back text decides, and a run
+ * that is cut up, resumed or spread over threads has the same bits. */
 #include <math.h>
 #include <string.h>
 

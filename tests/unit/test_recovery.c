@@ -261,12 +261,12 @@ static void test_a_golden_bank_with_recovery_gives_the_pinned_hash_with_every_ke
   const ss_kernels *k;
   for (size_t i = 0; (k = ss_kernels_at(i)); i++) {
     ss_model *m = load_model("tests/golden/tiny/q4_1.gguf", k);
-    ss_bank *bank;
-    ss_encoder *encoder;
-    ss_tokenizer *tokenizer;
+    ss_bank *bank = NULL;
+    ss_encoder *encoder = NULL;
+    ss_tokenizer *tokenizer = NULL;
     ss_error err = {0};
     float embedding[EMBD], distance;
-    uint32_t cluster;
+    uint32_t cluster = 0;
     ss_mask mask;
     int32_t ids[64];
     if (ss_bank_open(&bank, bytes, n, &test_host, &err) || ss_bank_check(bank, m, m, NULL, 0, &err) ||
