@@ -1,10 +1,12 @@
-/** How a model's file is read in Node: in pieces, never whole. */
+/** What the loader needs of Node: files by path, read in pieces and never whole, and the cache folder. */
 import fs from 'node:fs/promises';
 import { basename } from 'node:path';
+import { banks } from '../banks/index.js';
 import { SkipstoneError } from '../wasm/errors.js';
+import { folderStorage, sha256 } from './storage.js';
 
-/** @param {{path: string}} place @returns {Promise<import('../wasm/serve.js').Source>} */
-export async function open({ path }) {
+/** @param {string} path @returns {Promise<import('../store/source.js').PlainFile>} */
+async function openPath(path) {
   const file = await fs.open(path).catch((/** @type {NodeJS.ErrnoException} */ error) => {
     if (error.code === 'ENOENT') throw new SkipstoneError('not_found', `${path}: no such file`);
     throw new SkipstoneError('io', `${path}: ${error.message}`, { cause: error });
@@ -15,7 +17,7 @@ export async function open({ path }) {
     return {
       name: basename(path),
       size: stat.size,
-      read: async (/** @type {number} */ offset, /** @type {Uint8Array} */ buffer) => {
+      read: async (offset, buffer) => {
         try {
           return (await file.read(buffer, 0, buffer.length, offset)).bytesRead;
         } catch (error) {
@@ -29,3 +31,12 @@ export async function open({ path }) {
     throw error;
   }
 }
+
+/** @type {import('../store/open.js').Host} */
+export const host = {
+  openPath,
+  isFile: async (path) => (await fs.stat(path).catch(() => undefined))?.isFile() ?? false,
+  storage: async ({ folder }) => ({ storage: folderStorage(folder), why: '' }),
+  sha256,
+  banks,
+};

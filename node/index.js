@@ -8,10 +8,10 @@
  */
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { SkipstoneError } from '../wasm/errors.js';
-import { Llm as Loaded } from '../wasm/llm.js';
+import { modelsOf } from '../store/models.js';
+import { canRun as canRunHere, Llm as Loaded } from '../wasm/llm.js';
 import { serve } from '../wasm/serve.js';
-import { open } from './host.js';
+import { host } from './host.js';
 
 export { SkipstoneError } from '../wasm/errors.js';
 export { probe } from '../wasm/loader.js';
@@ -23,28 +23,36 @@ export { probe } from '../wasm/loader.js';
  * @typedef {import('../wasm/generate.js').Result} Result
  * @typedef {import('../wasm/llm.js').Llm} Llm
  * @typedef {import('../wasm/llm.js').Info} Info
+ * @typedef {import('../wasm/can_run.js').Verdict} Verdict
+ * @typedef {import('../store/parse.js').ModelName} ModelName
  */
 
 /** @type {import('../wasm/platform.js').WorkerFile} */
-const WORKER = { url: new URL('./worker.js', import.meta.url), serve: (port) => serve(open, port) };
+const WORKER = { url: new URL('./worker.js', import.meta.url), serve: (port) => serve(host, port) };
+
+/** @param {string} text @returns {import('../store/parse.js').Place} */
+const path = (text) => ({ kind: 'path', path: text.startsWith('file:') ? fileURLToPath(text) : resolve(text) });
 
 /**
- * Loads a GGUF file. The engine runs in a worker thread of its own: the event loop stays free.
- * @param {string | URL} source path or file: URL
+ * Loads a model: a path, 'hf:owner/repo:QUANT', {repo, file, revision}, a URL, a Blob, or an array of shards. The engine runs in
+ * a worker thread of its own: the event loop stays free. What is fetched is stored, and not fetched again.
+ * @param {ModelName} source
  * @param {LoadOptions} [options]
  * @returns {Promise<import('../wasm/llm.js').Llm>}
  */
 export async function load(source, options = {}) {
-  const files = /** @type {Record<string, unknown>} */ ({});
-  for (const name of /** @type {const} */ (['bank', 'encoder']))
-    if (options?.[name] !== undefined) files[name] = file(name, options[name]);
-  const resolved = typeof options === 'object' ? { ...options, ...files } : options;
-  return Loaded.load(WORKER, file('source', source), resolved);
+  return Loaded.load(WORKER, source, options, path);
 }
 
-/** @param {string} what @param {unknown} source */
-function file(what, source) {
-  if (source instanceof URL && source.protocol === 'file:') return { path: fileURLToPath(source) };
-  if (typeof source === 'string' && source) return { path: resolve(source) };
-  throw new SkipstoneError('argument', `load: the ${what} is ${String(source)}, want a path or a file: URL`);
+/**
+ * Whether this machine can run a model, and how fast: reads the header of its file alone.
+ * @param {ModelName} source
+ * @param {LoadOptions} [options]
+ * @returns {Promise<import('../wasm/can_run.js').Verdict>}
+ */
+export async function canRun(source, options = {}) {
+  return canRunHere(WORKER, source, options, path);
 }
+
+/** The stored models. */
+export const models = modelsOf(host, path);

@@ -1,5 +1,5 @@
 /** The engine's worker in Node. */
 import { serve } from '../wasm/serve.js';
-import { open } from './host.js';
+import { host } from './host.js';
 
-serve(open);
+serve(host);

@@ -63,6 +63,8 @@ export const TOKENIZE = { SPECIAL: 1, BOS: 2 };
  * @property {string[]} examples a prompt of each cluster
  *
  * @typedef {{pointer: number, context: number, tokens: number}} CoreSession  tokens: int32_t[context] that it borrows
+ * @typedef {{name: string, offset: number, bytes: number, block: number, dimensions: number}} Tensor
+ *   block: that it belongs to, or -1
  * @typedef {{macs: number, fileBytes: number, packedBytes: number, kvBytes: number}} BlockCost
  * @typedef {{bos: number, eos: number, eot: number, unknown: number, pad: number, addBos: boolean}} SpecialTokens
  */
@@ -79,7 +81,6 @@ export class Engine {
   /** @type {CoreSession | undefined} */ #session; // that begin() and what follows it are about
   #sampler = 0;
   #stopper = 0;
-  #feeding = 0; // the model that feed() goes to
   #encoderModel = 0; // of a sentence encoder with a file of its own
   #encoder = 0;
   #encoderDim = 0;
@@ -267,34 +268,55 @@ export class Engine {
   /* ---- model ---- */
 
   openModel() {
-    this.#model = this.#feeding = this.#created('ss_model_new');
-    this.#feedBuffer = this.#alloc(FEED_BYTES);
+    this.#model = this.#created('ss_model_new');
   }
 
-  /** A second model in the same memory, for `openEncoder`; `feed` and `endFeed` then are about it. */
+  /** A second model in the same memory, for `openEncoder`. */
   openEncoderModel() {
     this.closeEncoder();
-    this.#encoderModel = this.#feeding = this.#created('ss_model_new');
-    this.#feedBuffer = this.#alloc(FEED_BYTES);
+    this.#encoderModel = this.#created('ss_model_new');
   }
 
   /**
-   * Hands over a piece of the file.
+   * Hands over a piece of the model's file, or of the encoder's.
    * @param {number} offset
    * @param {Uint8Array} bytes at most 4 MB
+   * @param {'model' | 'encoder'} [to]
    */
-  feed(offset, bytes) {
+  feed(offset, bytes, to = 'model') {
     if (bytes.length > FEED_BYTES) throw new SkipstoneError('argument', `a piece of ${bytes.length} bytes`);
+    this.#feedBuffer ||= this.#alloc(FEED_BYTES);
     this.#write(this.#feedBuffer, bytes);
-    const status = this.#checked('ss_model_give', this.#feeding, offset, this.#feedBuffer, bytes.length);
+    const model = to === 'model' ? this.#model : this.#encoderModel;
+    const status = this.#checked('ss_model_give', model, offset, this.#feedBuffer, bytes.length);
     const [nextOffset, fileBytes, headerDone] = this.#numbers(3);
     return { complete: status === 0, nextOffset, fileBytes, headerDone: headerDone !== 0 };
   }
 
-  /** The file is complete: its buffer can go. */
+  /** No more is fed for now: the buffer can go. */
   endFeed() {
     this.#call('ss_free', this.#feedBuffer);
-    this.#feedBuffer = this.#feeding = 0;
+    this.#feedBuffer = 0;
+  }
+
+  /** The model's tensors, as its header has them. @returns {Tensor[]} */
+  tensors() {
+    /** @type {Tensor[]} */
+    const tensors = [];
+    for (let n = 1; tensors.length < n; ) {
+      this.#checked('ss_model_part', this.#model, tensors.length);
+      const [count, offset, bytes, block, dimensions, name] = this.#numbers(6);
+      n = count;
+      tensors.push({ name: this.#cText(name), offset, bytes, block, dimensions });
+    }
+    return tensors;
+  }
+
+  /** 16 hex digits each; exact is '' while tensors are missing. Needs the norm tensors. */
+  fingerprint() {
+    this.#checked('ss_model_print', this.#model);
+    const [family, familyHigh, exact, exactHigh] = this.#numbers(4);
+    return { family: hex64(familyHigh, family), exact: exact || exactHigh ? hex64(exactHigh, exact) : '' };
   }
 
   /** @returns {ModelInfo} */
@@ -564,7 +586,7 @@ export class Engine {
   logitsHash() {
     this.#call('ss_row_hash', this.#logits(), this.#nVocab);
     const [low, high] = this.#numbers(2);
-    return high.toString(16).padStart(8, '0') + low.toString(16).padStart(8, '0');
+    return hex64(high, low);
   }
 
   /**
@@ -684,6 +706,18 @@ export class Engine {
     this.#view();
     const mask = new Mask(this.#u8.slice(this.#mask, this.#mask + MASK_BYTES), 2 * layers, recovery);
     return { cluster, distance, level, mask };
+  }
+
+  /**
+   * The mask of a cluster, or of all prompts without one.
+   * @param {number} cluster
+   * @param {number} depth
+   * @param {number} layers of the model
+   */
+  bankMask(cluster, depth, layers) {
+    this.#checked('ss_bank_pick', this.#bank, cluster, depth, this.#mask);
+    this.#view();
+    return new Mask(this.#u8.slice(this.#mask, this.#mask + MASK_BYTES), 2 * layers);
   }
 
   closeBank() {
@@ -808,6 +842,9 @@ export class Mask {
     return all ? skipped / all : 0;
   }
 }
+
+/** @param {number} high @param {number} low */
+const hex64 = (high, low) => high.toString(16).padStart(8, '0') + low.toString(16).padStart(8, '0');
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true });

@@ -2,8 +2,10 @@
  * Every error of the package: one class with a stable `code`, and DOMException's AbortError for aborts.
  *
  * @typedef {'argument' | 'memory' | 'format' | 'unsupported' | 'missing' | 'context_full' | 'state'
- *   | 'queue_full' | 'not_found' | 'io' | 'template' | 'trapped' | 'worker_crashed' | 'freed' | 'internal'} ErrorCode
- *   The first seven are the core's statuses. context_full: the tokens do not fit; queue_full: too many calls wait.
+ *   | 'queue_full' | 'not_found' | 'io' | 'network' | 'auth' | 'quota' | 'damaged' | 'template' | 'trapped' | 'worker_crashed' | 'freed' | 'internal'} ErrorCode
+ *   The first seven are the core's statuses. context_full: the tokens do not fit; queue_full: too many calls wait;
+ *   network: a server failed again and again; auth: it asks for a permission; quota: no room to store a file; damaged: a file
+ *   is not what its checksum says.
  */
 
 export class SkipstoneError extends Error {

@@ -127,6 +127,26 @@ EXPORT(ss_model_block) int model_block(const ss_model *model, uint32_t block) {
   return SS_OK;
 }
 
+/* A tensor. numbers: how many there are, its place in the file, bytes, block or -1, dimensions, the name's address */
+EXPORT(ss_model_part) int model_part(const ss_model *model, size_t i) {
+  ss_tensor_info t;
+  const ss_status status = ss_model_tensor(model, i, &t, err());
+  if (status) return status;
+  const double numbers[] = {(double)ss_model_n_tensors(model), (double)t.offset, (double)t.bytes, t.block, t.n_dims,
+                            of_pointer(t.name)};
+  for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) io.numbers[k] = numbers[k];
+  return SS_OK;
+}
+
+/* numbers: low and high half of the family's and of the exact fingerprint */
+EXPORT(ss_model_print) int model_print(const ss_model *model) {
+  ss_fingerprint print;
+  const ss_status status = ss_model_fingerprint(model, &print, err());
+  put_u64(0, print.family);
+  put_u64(2, print.exact);
+  return status;
+}
+
 /* Metadata by key, or element `i` of an array when i >= 0. False: absent.
  * numbers: type, type of the elements, their count, the number, the string's address and length */
 EXPORT(ss_model_key) bool model_key(const ss_model *model, const char *key, int i) {

@@ -110,22 +110,24 @@ export class Runner {
   #skip;
   #bank;
   #depth;
+  #weights;
   #slots;
 
   /**
    * @param {import('./engine.js').Engine} engine with its model fed and its tokenizer open
    * @param {{layers: number, costs: import('./engine.js').BlockCost[], contextSize: number, chunk: number, skip: string,
-   *   bank?: import('./engine.js').BankInfo, depth: number, maxSessions: number}} options
+   *   bank?: import('./engine.js').BankInfo, depth: number, maxSessions: number, weights: import('./weights.js').Weights}} options
    *   contextSize and chunk in tokens; skip: of requests without one; bank: the one that the engine has open; maxSessions: KV
-   *   caches at once
+   *   caches at once; weights: which may still be coming
    */
-  constructor(engine, { layers, costs, contextSize, chunk, skip, bank, depth, maxSessions }) {
+  constructor(engine, { layers, costs, contextSize, chunk, skip, bank, depth, maxSessions, weights }) {
     this.#engine = engine;
     this.#layers = layers;
     this.#costs = costs;
     this.#skip = skip;
     this.#bank = bank;
     this.#depth = depth;
+    this.#weights = weights;
     this.#slots = new Slots(engine, { contextSize, chunk, most: maxSessions });
   }
 
@@ -201,6 +203,7 @@ export class Runner {
       const room = `the context has ${this.context}; raise contextSize or shorten the prompt`;
       throw new SkipstoneError('context_full', `generate: the prompt has ${prompt.length} tokens, ${room}`);
     }
+    this.#weights.wantMask(mask);
     const slot = this.#slots.take(mask, prompt, request.owner, fresh);
     return { mask, route, prompt, slot, cachedTokens: slot.held.length };
   }
@@ -317,6 +320,7 @@ export class Runner {
    */
   async embed(texts, interrupted) {
     if (!this.#engine.hasEncoder) this.#engine.openEncoder();
+    await this.#weights.needFirst();
     const vectors = [];
     for (const text of texts) {
       vectors.push(this.#engine.embed(text));
@@ -404,7 +408,15 @@ export class Runner {
       for (;;) {
         const start = performance.now();
         budget = msPerBlock ? Math.max(1, Math.min(Math.floor(SLICE_MS / msPerBlock), 4 * budget)) : prefill ? 1 : 8;
-        const done = engine.step(budget);
+        let done = false;
+        try {
+          done = engine.step(budget);
+        } catch (error) {
+          if (!(error instanceof SkipstoneError) || error.code !== 'missing') throw error;
+          await this.#weights.arrival(); // of the tensor that the next block needs, or another
+          if (interrupted()) throw new Aborted();
+          continue;
+        }
         const now = performance.now();
         if (!done) msPerBlock = (now - start) / budget;
         if (now - clock.slice >= SLICE_MS) {

@@ -2,6 +2,7 @@
  * What `load` gives. It lives on the caller's thread and only passes messages; the engine is in a worker, or in place where
  * there are none. The two faces stand on it: openai.js (no state) and session.js (chat sessions).
  */
+import { parseAccess, parseModel, parsePlace } from '../store/parse.js';
 import { abortError, FATAL_CODES, fromWire, SkipstoneError } from './errors.js';
 import { ChatCompletions, Completions, Embeddings } from './openai.js';
 import { checkGenerateOptions, checkLoadOptions, makeRequest, skipText } from './options.js';
@@ -12,6 +13,7 @@ import { ChatTemplate } from './template.js';
 const DEFAULT_DEPTH = 0.875;
 const DEFAULT_SESSIONS = 4;
 const DEFAULT_QUEUE = 64;
+const CLOSE_MS = 1000;
 
 /**
  * @typedef {import('./options.js').LoadOptions} LoadOptions
@@ -30,10 +32,22 @@ const DEFAULT_QUEUE = 64;
  * @property {import('./engine.js').ModelInfo} model
  * @property {{size: number, kvBytes: number}} context
  * @property {import('./generate.js').MaskReport} mask of calls without a bank or a skip of their own
- * @property {(import('./engine.js').BankInfo & {note: string, bytes: {bank: number}}) | null} bank
- *   note: what to know about its fit, or ''
+ * @property {import('./loading.js').LoadedBank | null} bank
+ * @property {string} bankReason which bank it is, or why there is none
+ * @property {number} depth of prompts that ask for none; measured where the option was not a number
+ * @property {{family: string, exact: string}} fingerprint exact: '' while tensors are missing
+ * @property {import('./weights.js').Download} download what came from where, and what was saved
  * @property {{bytes: number, used: number, peak: number, maximum: number}} memory of the wasm instance
- * @property {{module_ms: number, load_ms: number}} timings
+ * @property {LoadTimings} timings
+ *
+ * @typedef {object} LoadTimings  Milliseconds.
+ * @property {number} open_ms finding the file: the hub's list
+ * @property {number} module_ms the wasm module and its threads
+ * @property {number} weights_ms fetching, checking and repacking what had to be there first
+ * @property {number} bank_ms
+ * @property {number} warmup_ms measuring, where the depth asks for it
+ * @property {number} load_ms from the worker's start until prompts can be taken
+ * @property {number} complete_ms until all that is needed was there; 0: not yet
  *
  * @typedef {object} Inner  What the two faces see of an Llm.
  * @property {() => Info} info
@@ -60,6 +74,7 @@ class Client {
   #maxQueue;
   #nextId = 1;
   /** @type {(memory: any) => void} */ onMemory = () => {};
+  /** @type {(status: any, error?: Error) => void} */ onStatus = () => {};
 
   /**
    * @param {import('./platform.js').WorkerFile} worker
@@ -75,16 +90,25 @@ class Client {
     const events = {
       onMessage: (message) => {
         if (message.type === 'ready') {
+          this.#ready = true;
           this.post = (next) => this.#worker.post(next);
           waiting.forEach((early) => this.post(early));
           waiting = [];
         } else if (message.type === 'dead') {
           void this.end(fromWire(message.error));
+        } else if (message.type === 'closed') {
+          this.#onClosed();
+        } else if (message.type === 'status') {
+          this.onMemory(message.memory);
+          this.onStatus(message.status, message.error && fromWire(message.error));
         } else {
           this.#receive(message);
         }
       },
-      onEnd: (reason) => void this.end(new SkipstoneError('worker_crashed', `the engine's worker crashed: ${reason}`)),
+      onEnd: (reason) => {
+        this.#ready = false;
+        void this.end(new SkipstoneError('worker_crashed', `the engine's worker crashed: ${reason}`));
+      },
     };
     if (inPlace && !worker.serve) throw new SkipstoneError('unsupported', 'load: worker is false, but workerUrl names a worker');
     this.#worker = inPlace && worker.serve ? runInPlace(worker.serve, events) : spawn(worker, 'skipstone engine', events);
@@ -162,10 +186,27 @@ class Client {
       this.#dead = error;
       for (const { reject } of [...this.#pending.values()]) reject(error);
       this.#pending.clear();
-      this.#ended = this.#worker.terminate();
+      this.#ended = this.#close();
     }
     await this.#ended;
   }
+
+  /** Gives the worker a moment to let go of its files, so that another load finds them free. */
+  async #close() {
+    if (this.#ready) {
+      /** @type {ReturnType<typeof setTimeout> | undefined} */
+      let timer;
+      await new Promise((resolve) => {
+        timer = setTimeout(resolve, CLOSE_MS);
+        this.#onClosed = () => resolve(undefined);
+        this.post({ call: 'close' });
+      });
+      clearTimeout(timer);
+    }
+    await this.#worker.terminate();
+  }
+  #ready = false;
+  #onClosed = () => {};
   /** @type {Promise<void> | undefined} */ #ended;
 }
 
@@ -243,6 +284,12 @@ export class Llm {
   #info;
   #template;
   #policy;
+  /**
+   * Resolves when all that the masks need is there; `load` resolves before, as soon as prompts can be taken. Rejects when it
+   * cannot be had: prompts that need it then try again.
+   * @type {Promise<void>}
+   */
+  complete;
 
   /** @param {Client} client @param {any} loaded */
   constructor(client, loaded) {
@@ -253,6 +300,15 @@ export class Llm {
     this.#info = info;
     this.#template = { source: template, special, chat: /** @type {ChatTemplate | undefined} */ (undefined) };
     client.onMemory = (memory) => (this.#info.memory = memory);
+    this.complete = new Promise((resolve, reject) => {
+      if (this.#info.download.complete) resolve();
+      client.onStatus = (status, error) => {
+        Object.assign(this.#info, status);
+        if (error) reject(error);
+        else resolve();
+      };
+    });
+    this.complete.catch(() => {}); // who does not wait for it learns it from the prompt that needs what is missing
 
     /** @type {Inner} */
     const inner = {
@@ -276,19 +332,25 @@ export class Llm {
 
   /**
    * @param {import('./platform.js').WorkerFile} worker unless the options name another
-   * @param {unknown} source as the worker reads it
+   * @param {import('../store/parse.js').ModelName} name of the model
    * @param {LoadOptions} options
+   * @param {(text: string) => import('../store/parse.js').Place | undefined} [path] what a string is that is no address
    */
-  static async load(worker, source, options) {
+  static async load(worker, name, options, path = () => undefined) {
     checkLoadOptions(options);
-    const { threads, variant, sharedMemory, wasmUrl, contextSize = 0, skip = '', onProgress, signal } = options;
-    const { bank, encoder, depth = DEFAULT_DEPTH, policy = 'session' } = options;
+    const { threads, variant, sharedMemory, wasmUrl, contextSize = 0, skip = '', onProgress, signal, partial = true } = options;
+    const { depth = DEFAULT_DEPTH, policy = 'session' } = options;
+    const source = parseModel('source', name, path);
+    const bank = !options.bank ? undefined : options.bank === 'auto' ? 'auto' : parsePlace('bank', options.bank, path);
+    const encoder = options.encoder && parsePlace('encoder', options.encoder, path);
     const { maxSessions = DEFAULT_SESSIONS, maxQueue = DEFAULT_QUEUE, worker: wanted = hasWorkers } = options;
     if (bank === undefined) {
       for (const [name, value] of Object.entries({ encoder, depth: options.depth, policy: options.policy })) {
         if (value !== undefined) throw new SkipstoneError('argument', `load: ${name} needs the option bank`);
       }
     }
+    if (signal?.aborted) throw abortError(signal);
+    const access = await parseAccess(options);
     if (signal?.aborted) throw abortError(signal);
     const inPlace = !wanted;
     const client = new Client(options.workerUrl === undefined ? worker : { url: options.workerUrl }, { inPlace, maxQueue });
@@ -297,7 +359,7 @@ export class Llm {
     client.onMemory = (m) => (memory = m);
     try {
       const module = { threads, variant, sharedMemory, inPlace, wasmUrl };
-      const args = { source, module, contextSize, skip: skipText(skip), bank, encoder, depth, maxSessions };
+      const args = { source, module, contextSize, skip: skipText(skip), bank, encoder, depth, partial, access, maxSessions };
       const loaded = await client.call('load', args, { signal, onProgress }).done;
       return new Llm(client, { ...loaded, policy, memory });
     } catch (error) {
@@ -432,6 +494,31 @@ export class Llm {
       if (error instanceof SkipstoneError && FATAL_CODES.has(error.code)) void this.#client.end(error);
     });
     return done;
+  }
+}
+
+/**
+ * What `canRun` of the entries does: a worker of its own, which is gone afterwards.
+ * @param {import('./platform.js').WorkerFile} worker
+ * @param {import('../store/parse.js').ModelName} name
+ * @param {LoadOptions} options
+ * @param {(text: string) => import('../store/parse.js').Place | undefined} path
+ * @returns {Promise<import('./can_run.js').Verdict>}
+ */
+export async function canRun(worker, name, options, path) {
+  checkLoadOptions(options);
+  const { threads, variant, sharedMemory, wasmUrl, contextSize = 0, skip = '', signal, worker: wanted = hasWorkers } = options;
+  const source = parseModel('source', name, path);
+  const access = await parseAccess(options);
+  if (signal?.aborted) throw abortError(signal);
+  const inPlace = !wanted;
+  const client = new Client(options.workerUrl === undefined ? worker : { url: options.workerUrl }, { inPlace, maxQueue: 0 });
+  try {
+    const module = { threads, variant, sharedMemory, inPlace, wasmUrl };
+    const args = { source, access, module, contextSize, skip: skipText(skip), bank: options.bank ? 'auto' : undefined };
+    return await client.call('canRun', args, { signal }).done;
+  } finally {
+    await client.end(new SkipstoneError('freed', 'canRun is done'));
   }
 }
 

@@ -4,17 +4,27 @@
  * @typedef {string | {attn?: number[], ffn?: number[]}} Skip
  *   The blocks to skip, by layer: 'attn:3,7-9;ffn:12', or {attn: [3, 7, 8, 9], ffn: [12]}.
  *
- * @typedef {{phase: 'repack', file: string, loaded: number, total: number}} Progress
+ * @typedef {object} Progress
+ * @property {'download' | 'verify' | 'repack' | 'warm-up'} phase  Where the bytes come from, all of which are repacked at once:
+ *   the network; the store, each chunk checked by its hash; a local file. warm-up: measuring for the depth
+ * @property {string} file
+ * @property {number} loaded bytes; download with a total of 0: another load fetches the file, and is waited for
+ * @property {number} total
  *
- * @typedef {object} LoadOptions
+ * @typedef {object} EngineOptions
  * @property {number | 'auto'} [threads]
  * @property {number} [contextSize] tokens; the default is the smaller of 2048 and what the model was trained for
  * @property {'auto' | 'simd128' | 'relaxed'} [variant]
  * @property {boolean} [sharedMemory] false: one thread, as where SharedArrayBuffer is missing
  * @property {Skip} [skip] blocks that every call skips unless it says otherwise
- * @property {unknown} [bank] the file of a mask bank: prompts are routed over it
- * @property {unknown} [encoder] the file of the bank's sentence encoder, where it is not `self`
- * @property {number} [depth] share of the blocks' MACs that a routed prompt runs at least; 1: all; default 0.875
+ * @property {false | 'auto' | import('../store/parse.js').FileName} [bank] the file of a mask bank: prompts are routed over it. 'auto':
+ *   one beside the model (MODEL.bank.gguf, or in the same repository), else one that the package has for it
+ * @property {import('../store/parse.js').FileName} [encoder] the file of the bank's sentence encoder, where it is not `self`
+ * @property {number | 'auto' | {decodeTokensPerSecond: number}} [depth] share of the blocks' MACs that a routed prompt runs at
+ *   least; 1: all; default 0.875. {decodeTokensPerSecond}: the least skipping that decodes so fast here, by a measurement of a
+ *   fifth of a second, or the deepest level. 'auto': the same with 20 tokens per second, faster than anyone reads
+ * @property {boolean} [partial] false: the whole file is fetched; default: only the tensors that the masks of the bank, or
+ *   skip, need at this depth, in the order of their use, and what another depth needs when a prompt asks for it
  * @property {'session' | 'turn'} [policy] a chat is routed by the first thing that the user says (the default) or by the
  *   last; a mask that changes from turn to turn costs the prefill of all that was said
  * @property {string} [wasmUrl] folder of the wasm modules, ending in '/'
@@ -27,6 +37,8 @@
  * @property {number} [maxQueue] calls that may wait for the one that runs; one more is refused with code queue_full. Default 64
  * @property {(progress: Progress) => void} [onProgress]
  * @property {AbortSignal} [signal]
+ *
+ * @typedef {EngineOptions & import('../store/parse.js').AccessOptions} LoadOptions
  *
  * @typedef {object} GenerateOptions
  * @property {number} [maxTokens] default: until the context is full
@@ -92,8 +104,26 @@ const isSkip = (value) => {
   return fine ? undefined : wanted;
 };
 
-/** The host resolves it: a path or URL becomes what its worker opens. @type {Check} */
-const isSource = (value) => (value ? undefined : 'a path or a URL');
+/** The rest is checked where it is parsed. @type {Check} */
+const isSource = (value) => (value ? undefined : 'the address of a file');
+/** @type {Check} */
+const isDepth = (value) => {
+  const wanted = value?.decodeTokensPerSecond;
+  if (typeof value === 'object' && value !== null && Object.keys(value).length === 1 && wanted > 0 && Number.isFinite(wanted)) return undefined;
+  return either(oneOf('auto'), real(0, 1))(value) && "a number from 0 to 1, 'auto' or {decodeTokensPerSecond: number}";
+};
+/** @type {Check} */
+const isEndpoint = (value) => (/^https?:\/\/[^/]+/.test(value) ? undefined : "a URL as 'https://huggingface.co'");
+/** @type {Check} */
+const isCache = (value) => {
+  if (typeof value === 'boolean' || (typeof value === 'string' && value)) return undefined;
+  const known = { folder: isText, maxBytes: whole(0, Number.MAX_SAFE_INTEGER), refresh: oneOf(true, false) };
+  const fine =
+    typeof value === 'object' &&
+    value !== null &&
+    Object.entries(value).every(([key, one]) => Object.hasOwn(known, key) && (one === undefined || !known[/** @type {keyof typeof known} */ (key)](one)));
+  return fine ? undefined : 'true, false, a folder or {folder, maxBytes, refresh}';
+};
 
 /** @type {Record<string, Check>} */
 const LOAD = {
@@ -102,15 +132,19 @@ const LOAD = {
   variant: oneOf('auto', 'simd128', 'relaxed'),
   sharedMemory: oneOf(true, false),
   skip: isSkip,
-  bank: isSource,
+  bank: either(oneOf(false), isSource),
   encoder: isSource,
-  depth: real(0, 1),
+  depth: isDepth,
+  partial: oneOf(true, false),
   policy: oneOf('session', 'turn'),
   wasmUrl: isText,
   workerUrl: (value) => (value instanceof URL ? undefined : isText(value)),
   worker: oneOf(true, false),
   maxSessions: whole(1, 1024),
   maxQueue: whole(0, 2 ** 31 - 1),
+  endpoint: isEndpoint,
+  token: either(isText, isFunction),
+  cache: isCache,
   onProgress: isFunction,
   signal: isSignal,
 };

@@ -39,6 +39,19 @@ export async function availableThreads() {
   return globalThis.navigator?.hardwareConcurrency ?? 1;
 }
 
+/** Memory that the device has for us, as far as it tells. @returns {{bytes: number, text: string}} */
+export function deviceMemory() {
+  if (isNode) {
+    const bytes = process.availableMemory?.() ?? /** @type {typeof import('node:os')} */ (builtin('os')).freemem();
+    return { bytes, text: `this machine has ${bytes} free` };
+  }
+  // in GB, a power of two, at most 8 or 32 however much there is; a tab gets about half of it
+  const gigabytes = /** @type {any} */ (globalThis.navigator)?.deviceMemory;
+  if (!gigabytes) return { bytes: Infinity, text: '' };
+  const bytes = gigabytes >= 8 ? Infinity : gigabytes * 2 ** 29;
+  return { bytes, text: `this device has ${gigabytes} GB, of which a page may count on half` };
+}
+
 /**
  * Starts a module worker.
  * @param {WorkerFile} file

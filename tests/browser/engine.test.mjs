@@ -13,8 +13,8 @@ const browser = chromium();
 const ask = (page, options) =>
   page.evaluate(
     async ({ model, options }) => {
-      const { Llm } = await import(/** @type {string} */ ('/wasm/llm.js'));
-      const llm = await Llm.load({ url: '/tests/browser/url-worker.js' }, { url: model }, options);
+      const { load } = await import(/** @type {string} */ ('/web/index.js'));
+      const llm = await load(model, options);
       const messages = [{ role: 'user', content: 'What is 2 plus 2?' }];
       const generation = llm.generate({ messages }, { temperature: 0, maxTokens: 40 });
       let streamed = '';

@@ -12,10 +12,10 @@ const ENCODER = fileURLToPath(new URL('../../models/all-MiniLM-L6-v2.Q8_0.gguf',
 const noEncoder = noModel || (existsSync(ENCODER) ? false : `${ENCODER} is not there (npm run setup)`);
 const texts = ['How do I bake bread?', 'naïve café, 東京!', 'Why is the sky blue? '.repeat(40), 'x'];
 
-/** @param {Engine} engine @param {string} file */
-function feed(engine, file) {
+/** @param {Engine} engine @param {string} file @param {'model' | 'encoder'} [to] */
+function feed(engine, file, to) {
   const bytes = readFileSync(file);
-  for (let at = 0; at < bytes.length; at += 4 << 20) engine.feed(at, bytes.subarray(at, at + (4 << 20)));
+  for (let at = 0; at < bytes.length; at += 4 << 20) engine.feed(at, bytes.subarray(at, at + (4 << 20)), to);
   engine.endFeed();
 }
 
@@ -49,7 +49,7 @@ for (const [options, skip] of variants) {
     assert.deepEqual(engine.openEncoder(), { kind: 'self', dim: 576 });
     assert.ok(engine.encode('').every((x) => x === 0), 'no token, no direction');
     engine.openEncoderModel();
-    feed(engine, ENCODER);
+    feed(engine, ENCODER, 'encoder');
     check(native(t, ['-e', ENCODER]));
     assert.deepEqual(engine.openEncoder(), { kind: 'bert', dim: 384 });
     engine.closeEncoder();

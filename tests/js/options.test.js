@@ -34,9 +34,10 @@ test('an impossible value throws and names the option, what was found and what w
   checkLoadOptions({});
 });
 
-test('a source that is no path is refused', async () => {
+test('a source that names nothing is refused', async () => {
   await assert.rejects(load(''), { code: 'argument', message: /the source is/ });
-  await assert.rejects(load(new URL('http://localhost/x.gguf')), { code: 'argument', message: /want a path/ });
+  await assert.rejects(load(/** @type {any} */ (7)), { code: 'argument', message: /the source is 7, want .* or a path/ });
+  await assert.rejects(load([]), { code: 'argument', message: /empty array/ });
 });
 
 test('skip is spelled as the core reads it', () => {
