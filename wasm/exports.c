@@ -22,6 +22,9 @@ static ss_error *err(void) {
 }
 
 static double of_pointer(const void *p) { return (double)(uintptr_t)p; }
+static void put(const double *numbers, size_t n) {
+  for (size_t i = 0; i < n; i++) io.numbers[i] = numbers[i];
+}
 static void put_u64(size_t at, uint64_t value) { /* as two u32, low half first */
   io.numbers[at] = (double)(uint32_t)value;
   io.numbers[at + 1] = (double)(value >> 32);
@@ -111,7 +114,7 @@ EXPORT(ss_model_about) int model_about(const ss_model *model) {
                             of_pointer(m.quantisation),
                             of_pointer(m.kernels)};
   _Static_assert(sizeof numbers <= sizeof io.numbers, "room for all");
-  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) io.numbers[i] = numbers[i];
+  put(numbers, sizeof numbers / sizeof *numbers);
   return SS_OK;
 }
 
@@ -132,9 +135,9 @@ EXPORT(ss_model_part) int model_part(const ss_model *model, size_t i) {
   ss_tensor_info t;
   const ss_status status = ss_model_tensor(model, i, &t, err());
   if (status) return status;
-  const double numbers[] = {(double)ss_model_n_tensors(model), (double)t.offset, (double)t.bytes, t.block, t.n_dims,
-                            of_pointer(t.name)};
-  for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) io.numbers[k] = numbers[k];
+  const double numbers[] = {
+      (double)ss_model_n_tensors(model), (double)t.offset, (double)t.bytes, t.block, t.n_dims, of_pointer(t.name)};
+  put(numbers, sizeof numbers / sizeof *numbers);
   return SS_OK;
 }
 
@@ -170,7 +173,7 @@ EXPORT(ss_tokenizer_new) ss_tokenizer *tokenizer_new(const ss_model *model) {
   if (ss_tokenizer_create(&tokenizer, model, &wasm_host, err())) return NULL;
   const ss_special_tokens s = ss_tokenizer_special(tokenizer);
   const double numbers[] = {s.bos, s.eos, s.eot, s.unknown, s.pad, s.add_bos};
-  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) io.numbers[i] = numbers[i];
+  put(numbers, sizeof numbers / sizeof *numbers);
   return tokenizer;
 }
 
@@ -319,7 +322,7 @@ EXPORT(ss_bank_new) ss_bank *bank_new(const void *bytes, size_t n) {
                             (double)b.encoder_name.len,
                             of_pointer(b.levels),
                             b.n_recovered};
-  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) io.numbers[i] = numbers[i];
+  put(numbers, sizeof numbers / sizeof *numbers);
   return bank;
 }
 
