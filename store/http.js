@@ -215,15 +215,16 @@ export class Remote {
   /** @param {Response} response @returns {never} */
   #refuse(response) {
     const { status } = response;
-    const said = `${this.#url}: the server answers ${status} ${response.statusText}`.trimEnd();
-    if (this.#direct) throw new Lost(said); // the address that a redirect gave has run out: ask again
+    const answer = `the server answers ${status} ${response.statusText}`.trimEnd();
+    if (this.#direct) throw new Lost(answer); // the address that a redirect gave has run out: ask again
+    const said = `${this.#url}: ${answer}`;
     if (status === 401 || status === 403) {
       const advice = this.#advice ?? "it needs a permission; give the option 'token' if the server takes bearer tokens";
       throw new SkipstoneError('auth', `${said}: ${advice}`);
     }
     if (status === 404 || status === 410) throw new SkipstoneError('not_found', said);
     if (status === 408 || status === 425 || status === 429 || status >= 500) {
-      throw new Lost(said, 1000 * Number(response.headers.get('retry-after') ?? 0) || 0);
+      throw new Lost(answer, 1000 * Number(response.headers.get('retry-after') ?? 0) || 0);
     }
     throw new SkipstoneError('network', said);
   }

@@ -14,9 +14,10 @@ import { once } from 'node:events';
 import http from 'node:http';
 
 /**
- * @typedef {object} Fault  What goes wrong with a file. All but `times` and `from` may be combined.
+ * @typedef {object} Fault  What goes wrong with a file, in any combination.
  * @property {number} [times]  of the next requests; default: of all
  * @property {number} [skip]  requests that go well before
+ * @property {[number, number]} [inside]  requests for ranges that begin in there alone
  * @property {number} [cutAfter]  bytes of the body, then the connection breaks
  * @property {number} [stallAfter]  bytes of the body, then nothing more comes
  * @property {number} [bytesPerSecond]  a slow line
@@ -88,9 +89,11 @@ export class FaultServer {
     return this.requests.reduce((sum, { sent }) => sum + sent, 0);
   }
 
-  /** @param {string} path @returns {Fault} */
-  #next(path) {
+  /** @param {string} path @param {string | undefined} range @returns {Fault} */
+  #next(path, range) {
+    const begin = Number(/^bytes=(\d+)-/.exec(range ?? '')?.[1] ?? 0);
     for (const fault of this.#faults.get(path) ?? []) {
+      if (fault.inside && (begin < fault.inside[0] || begin >= fault.inside[1])) continue;
       if (fault.skip) {
         fault.skip--;
         return {};
@@ -113,7 +116,7 @@ export class FaultServer {
     }
     const seen = { path, range: request.headers.range, headers: request.headers, sent: 0 };
     this.requests.push(seen);
-    const fault = this.#next(path);
+    const fault = this.#next(path, request.headers.range);
     if (!fault.hide) response.setHeader('Access-Control-Expose-Headers', 'ETag, Content-Range, X-Linked-ETag, X-Linked-Size');
     if (fault.status) {
       response.writeHead(fault.status, fault.headers).end(`status ${fault.status}`);

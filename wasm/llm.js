@@ -100,6 +100,7 @@ class Client {
           this.#onClosed();
         } else if (message.type === 'status') {
           this.onMemory(message.memory);
+          this.fetching = false;
           this.onStatus(message.status, message.error && fromWire(message.error));
         } else {
           this.#receive(message);
@@ -130,8 +131,20 @@ class Client {
   /** @param {number} id */
   #settle(id) {
     this.#pending.delete(id);
-    if (!this.#pending.size) this.#worker.keepAlive(false);
+    this.#stay();
   }
+
+  /** A process must not end while calls wait, nor while tensors are still coming. */
+  #stay() {
+    this.#worker.keepAlive(this.#pending.size > 0 || this.#fetching);
+  }
+
+  /** @param {boolean} fetching tensors that a load left to come */
+  set fetching(fetching) {
+    this.#fetching = fetching;
+    if (!this.#dead) this.#stay();
+  }
+  #fetching = false;
 
   /**
    * @param {string} call
@@ -160,7 +173,7 @@ class Client {
         reject: (error) => (settled(), reject(error)),
         ...listeners,
       });
-      this.#worker.keepAlive(true);
+      this.#stay();
       this.post({ id, call, ...args });
     });
     return { id, done };
@@ -186,6 +199,7 @@ class Client {
       this.#dead = error;
       for (const { reject } of [...this.#pending.values()]) reject(error);
       this.#pending.clear();
+      this.onStatus({}, error);
       this.#ended = this.#close();
     }
     await this.#ended;
@@ -302,6 +316,7 @@ export class Llm {
     client.onMemory = (memory) => (this.#info.memory = memory);
     this.complete = new Promise((resolve, reject) => {
       if (this.#info.download.complete) resolve();
+      else client.fetching = true;
       client.onStatus = (status, error) => {
         Object.assign(this.#info, status);
         if (error) reject(error);

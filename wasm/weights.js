@@ -334,7 +334,10 @@ export class Weights {
       }
       if (at < stop) throw this.#truncated(at, this.#fileBytes);
     } finally {
-      for (; chunk < end; chunk++) if (this.#state[chunk] === UNDERWAY) this.#state[chunk] = ABSENT;
+      if (chunk < end) {
+        this.#state.fill(ABSENT, chunk, end);
+        this.#queue.push(Array.from({ length: end - chunk }, (_, i) => chunk + i)); // its list may be gone from the queue
+      }
     }
   }
 
