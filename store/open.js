@@ -14,7 +14,8 @@
  * @property {readonly PackedBank[]} banks that the package has
  *
  * @typedef {object} PackedBank
- * @property {string} model its `general.name`
+ * @property {string} model the `general.name` of its model
+ * @property {string} family the fingerprint of that, 16 hex digits
  * @property {URL} url
  */
 import { SkipstoneError } from '../wasm/errors.js';

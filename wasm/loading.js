@@ -107,18 +107,18 @@ class Loading {
     const byNeed = partial && (bankFrom !== undefined || skip !== '');
     await this.#timed('weights_ms', () => (byNeed ? weights.header(check) : weights.whole(check)));
 
-    const bank = bankFrom && (await this.#timed('bank_ms', () => this.#bank(engine, bankFrom)));
+    let bank = bankFrom && (await this.#timed('bank_ms', () => this.#bank(engine, bankFrom)));
     const { layers, blocks } = engine.modelInfo();
     const costs = Array.from({ length: blocks }, (_, block) => engine.blockCost(block));
-    const measured = typeof this.#call.depth !== 'number' && bank !== undefined;
     if (byNeed) {
       await this.#timed('weights_ms', async () => {
-        if (!weights.random || !(bank || skip)) return weights.whole();
+        if (!weights.random) return weights.whole();
         weights.byNeed();
-        const first = measured || bank?.encoder.kind === 'self' ? weights.firstBlocks() : [];
-        await weights.need([...weights.common(), ...first.flat()]);
+        const first = bankFrom ? weights.firstBlocks().flat() : []; // to route by, and to measure
+        await weights.need([...weights.common(), ...first]);
       });
     }
+    if (bankFrom === 'auto' && !bank) bank = await this.#timed('bank_ms', () => this.#bankOfFamily(engine));
     const fits = bank && this.#fits(engine, bank);
     if (fits) engine.openEncoder();
 
@@ -189,7 +189,15 @@ class Loading {
         if (!(error instanceof SkipstoneError) || error.code !== 'not_found') throw error;
       }
     }
-    this.#reason = `there is no bank beside the model, and the package has none for '${name}'`;
+    return undefined;
+  }
+
+  /** One of the package's, for a model of another name but of the same weights. @param {Engine} engine */
+  async #bankOfFamily(engine) {
+    const { family } = engine.fingerprint();
+    const packed = this.#opener.banks.find((bank) => bank.family === family);
+    if (packed) return this.#openBank(engine, packed);
+    this.#reason = `there is no bank beside the model, and the package has none for '${engine.metaText('general.name')}', family ${family}`;
     return undefined;
   }
 

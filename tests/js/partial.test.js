@@ -218,7 +218,9 @@ describe('a load', { skip: noModules }, () => {
       await llm.free();
       return { clusters: bank?.clusters, bankReason };
     };
-    assert.deepEqual(await bankOf(path), { clusters: undefined, bankReason: "there is no bank beside the model, and the package has none for 'Tiny'" });
+    const none = await bankOf(path);
+    assert.equal(none.clusters, undefined);
+    assert.match(none.bankReason, /there is no bank beside the model, and the package has none for 'Tiny', family [0-9a-f]{16}/);
     for (const name of ['m.Q4_1.bank.gguf', 'm.bank.gguf']) {
       writeFileSync(join(where, name), bankBytes);
       assert.deepEqual(await bankOf(path), { clusters: 2, bankReason: name });
