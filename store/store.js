@@ -191,12 +191,13 @@ export class Store {
     if (left + bytes > most) throw this.full(name, bytes, Math.max(0, most - left));
   }
 
-  /** @param {string} name @param {number} bytes @param {number} available */
+  /** @param {string} name @param {number} bytes @param {number} available as the storage says, which need not be true */
   full(name, bytes, available) {
     const limit = Number.isFinite(this.#maxBytes) ? ` (the option cache allows ${this.#maxBytes} in all)` : '';
+    const room = available < bytes ? `has room for ${available}${limit}` : `is full, although it reports room for ${available}`;
     return new SkipstoneError(
       'quota',
-      `${name}: storing it takes ${bytes} more bytes, ${this.#storage.place} has room for ${available}${limit}; ` +
+      `${name}: storing it takes ${bytes} more bytes, ${this.#storage.place} ${room}; ` +
         'make room with models.delete() or models.prune(), or load with the option cache: false',
     );
   }
@@ -362,7 +363,7 @@ export class Entry {
         await write();
       } catch (again) {
         if (!storage.isFull(again)) throw this.#failed(again);
-        throw this.#store.full(this.meta?.name ?? this.#url, missing, Math.min(await storage.available(), missing - 1));
+        throw this.#store.full(this.meta?.name ?? this.#url, missing, await storage.available());
       }
     }
   }

@@ -13,7 +13,9 @@
  * SKIPSTONE_FIREFOX name other browsers than those on PATH.
  */
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after } from 'node:test';
 import * as playwright from 'playwright-core';
 import { findChromium, findFirefox } from '../../tools/setup/packages.mjs';
@@ -51,6 +53,7 @@ const CHROMIUM_ARGS = [
  * @property {string} [path]  of the page; default: an empty one
  * @property {boolean} [errors]  true: errors on the page are the test's own affair
  * @property {playwright.BrowserContextOptions} [context]
+ * @property {boolean} [persistent]  a browser of its own with a profile on disk, where quotas hold; default: as a private window
  *
  * @typedef {object} Opened
  * @property {playwright.Page} page
@@ -63,9 +66,15 @@ export class Browser {
   /** @type {Promise<playwright.Browser> | undefined} */ #running;
   #launch;
 
-  /** @param {() => Promise<playwright.Browser>} launch */
-  constructor(launch) {
+  #launchPersistent;
+
+  /**
+   * @param {() => Promise<playwright.Browser>} launch
+   * @param {(folder: string) => Promise<playwright.BrowserContext>} launchPersistent
+   */
+  constructor(launch, launchPersistent) {
     this.#launch = launch;
+    this.#launchPersistent = launchPersistent;
     after(async () => (await this.#running)?.close());
   }
 
@@ -85,8 +94,12 @@ export class Browser {
     const { isolated = true, csp, folders = {}, handler, path = '/tests/browser/page.html' } = options;
     const server = await serveFolders({ folders: { '/': root, ...folders }, isolated, csp, handler });
     t.after(() => server.close());
-    const context = await (await this.running()).newContext(options.context);
-    t.after(() => context.close());
+    const profile = options.persistent ? mkdtempSync(join(tmpdir(), 'skipstone-profile-')) : '';
+    const context = profile ? await this.#launchPersistent(profile) : await (await this.running()).newContext(options.context);
+    t.after(async () => {
+      await context.close();
+      if (profile) rmSync(profile, { recursive: true, force: true });
+    });
     /** @type {string[]} */
     const errors = [];
     context.on('weberror', (error) => errors.push(error.error().stack ?? error.error().message));
@@ -99,5 +112,12 @@ export class Browser {
 
 /** Of a whole test file; call it once, at its top. */
 export const chromium = () =>
-  new Browser(() => playwright.chromium.launch({ executablePath: chromiumPath, headless: true, args: CHROMIUM_ARGS }));
-export const firefox = () => new Browser(() => playwright.firefox.launch({ executablePath: firefoxPath, headless: true }));
+  new Browser(
+    () => playwright.chromium.launch({ executablePath: chromiumPath, headless: true, args: CHROMIUM_ARGS }),
+    (folder) => playwright.chromium.launchPersistentContext(folder, { executablePath: chromiumPath, headless: true, args: CHROMIUM_ARGS }),
+  );
+export const firefox = () =>
+  new Browser(
+    () => playwright.firefox.launch({ executablePath: firefoxPath, headless: true }),
+    (folder) => playwright.firefox.launchPersistentContext(folder, { executablePath: firefoxPath, headless: true }),
+  );
