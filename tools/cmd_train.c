@@ -182,7 +182,7 @@ static parse_result parse(train_options *o, int argc, char **argv) {
        .argument = "MB",
        .min = 1,
        .max = 1000000,
-       .help = "for the training steps; changes no result (default 1024)"},
+       .help = "for the training steps, half as much for recovery; changes\nno result (default 1024)"},
       THREADS_OPTION(o->engine),
       KERNELS_OPTION(o->engine),
       {.name = "json", .flag = &o->json, .help = "print one JSON object at the end, or of the plan"},

@@ -92,13 +92,10 @@ static ss_status find_candidates(train_job *j, uint32_t level, candidates *c, ss
     status = ss_l0_binarise(&mask, &j->state, &r->budget, r->shape.units[level], r->engine.host, err);
     if (status == SS_OK) add_candidate(c, r, level, &mask);
   }
-  if (status == SS_OK && c->n == 0) { /* a level that the bank of --init does not have, and no level before */
-    ss_mask mask;
-    ss_mask_fill(&mask, r->shape.n_blocks);
-    double flat[SS_MAX_BLOCKS] = {0};
-    ss_budget_fill(&r->budget, &mask, flat, r->shape.units[level]);
-    add_candidate(c, r, level, &mask);
-  }
+  if (status == SS_OK && c->n == 0)
+    status =
+        ss_fail(err, SS_E_ARGUMENT, "the bank of --init has no mask that skips %llu units, for level %u of --levels",
+                (unsigned long long)r->shape.units[level], level + 1);
   return status;
 }
 

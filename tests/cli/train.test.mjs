@@ -24,6 +24,9 @@ describe('train', { skip }, () => {
   /** @param {any[]} lines */
   const order = (lines) => lines.map(({ phase, cluster, level, step, loss, skipped }) => [phase, cluster, level, step, loss, skipped]);
 
+  /** A finished run without its bank. @param {string} name */
+  const copyState = (name) => fs.cpSync(at('bank.gguf.state'), at(`${name}.state`), { recursive: true });
+
   before(() => {
     folder = fs.mkdtempSync(path.join(os.tmpdir(), 'skipstone-train-'));
     fs.writeFileSync(at('train.jsonl'), corpus(60));
@@ -64,6 +67,7 @@ describe('train', { skip }, () => {
     assert.equal(training.plan.steps, 8);
     assert.equal(training.first_masks, 'greedy');
     assert.equal(training.chats, true);
+    assert.ok(bank.recovered_masks > 0);
     /** Two layers: an attention block is 2 of 10 units, a feed-forward block 3. @param {string} text */
     const units = (text) => text.split(';').reduce((sum, part) => sum + (part.startsWith('attn') ? 2 : 3) * part.split(/[,-]/).length, 0);
     for (const c of bank.clusters) {
@@ -102,10 +106,10 @@ describe('train', { skip }, () => {
   });
 
   test('a finished run that goes on reads all masks and writes the same bank', () => {
-    fs.rmSync(at('again.gguf'));
-    const done = json(train('again.gguf', '--resume', '--json', '--provenance', 'made up'));
+    copyState('finished.gguf');
+    const done = json(train('finished.gguf', '--resume', '--json', '--provenance', 'made up'));
     assert.equal(done.masks_loaded, 6);
-    assert.deepEqual(read('again.gguf'), read('bank.gguf'));
+    assert.deepEqual(read('finished.gguf'), read('bank.gguf'));
   });
 
   /** Starts the command and kills it after so many ms. @param {string[]} args @param {number} ms @param {NodeJS.Signals} signal */
@@ -166,22 +170,25 @@ describe('train', { skip }, () => {
       '--window', '32', '--out', at('greedy.gguf')]);
     assert.equal(made.code, 0, made.err);
     const args = ['train', '-m', model, '--corpus', at('train.jsonl'), '--levels', '0.25,0.5', '--window', '32', '--step-tokens', '64', '--global-steps', '2',
-      '--steps', '2', '--swap-tokens', '128', '--no-swap', '--init', at('greedy.gguf'), '--out', at('from.gguf')];
+      '--steps', '2', '--swap-tokens', '128', '--no-swap', '--recover', 'none', '--init', at('greedy.gguf'), '--out', at('from.gguf')];
     assert.equal(skipstone(args).code, 0);
     const [from, greedy] = ['from.gguf', 'greedy.gguf'].map((name) => json(['inspect', at(name), '--json']));
     assert.equal(JSON.parse(from.training).first_masks, "a bank's");
+    assert.deepEqual([from.method, from.recovered_masks], ['l0', 0]);
     assert.deepEqual(from.clusters.map((/** @type {any} */ c) => c.size), greedy.clusters.map((/** @type {any} */ c) => c.size));
     assert.ok(!fs.existsSync(at('from.gguf.state/greedy.losses')), 'nothing was searched for');
     fails([...args, '--resume', '-k', '3'], 2, /the bank of --init has 2/);
+    fails(args.map((word) => (word === '0.25,0.5' ? '0.2,0.5' : word === at('from.gguf') ? at('level.gguf') : word)), 1,
+      /the bank of --init has no mask that skips 2 units, for level 1/);
     const foreign = path.join(root, 'tests/golden/tiny/qwen2.gguf');
     fails(['train', '-m', foreign, '--corpus', at('train.jsonl'), '--init', at('greedy.gguf'), '--out', at('x.gguf')], 1, /another model/);
   });
 
   test('what is in the way or impossible is named', () => {
     fails(train('bank.gguf'), 2, /bank\.gguf is there already/);
-    fs.rmSync(at('seed.gguf'));
-    fails(train('seed.gguf'), 1, /seed\.gguf\.state holds a run: --resume/);
-    fails(train('seed.gguf', '--resume', '--seed', '2'), 1, /it has 'seed 1', this command 'seed 2'/);
+    copyState('taken.gguf');
+    fails(train('taken.gguf'), 1, /taken\.gguf\.state holds a run: --resume/);
+    fails(train('taken.gguf', '--resume', '--seed', '2'), 1, /it has 'seed 0', this command 'seed 2'/);
     fails(train('new.gguf', '-k', '31'), 1, /60 samples for 31 clusters, want at least 62/);
     fails(train('new.gguf', '--levels', '0.01'), 1, /level 1 %: the nearest that blocks of this model make is 0 of 10 units, no block at all/);
     fails(train('none/new.gguf'), 1, /none\/new\.gguf: No such file/);
@@ -198,14 +205,15 @@ describe('train', { skip }, () => {
   });
 
   test('a damaged file of the state is named', () => {
-    const file = at('again.gguf.state/cluster-1.level-1.mask');
+    copyState('damaged.gguf');
+    const file = at('damaged.gguf.state/cluster-1.level-1.mask');
     const bytes = fs.readFileSync(file);
     bytes[bytes.length - 3] ^= 1;
     fs.writeFileSync(file, bytes);
-    fails(train('again.gguf', '--resume'), 1, /cluster-1\.level-1\.mask: damaged, or of another run: remove it/);
+    fails(train('damaged.gguf', '--resume'), 1, /cluster-1\.level-1\.mask: damaged, or of another run: remove it/);
     fs.rmSync(file);
-    assert.equal(skipstone(train('again.gguf', '--resume', '--provenance', 'made up')).code, 0);
-    assert.deepEqual(read('again.gguf'), read('bank.gguf'), 'and taken again once it is removed');
+    assert.equal(skipstone(train('damaged.gguf', '--resume', '--provenance', 'made up')).code, 0);
+    assert.deepEqual(read('damaged.gguf'), read('bank.gguf'), 'and taken again once it is removed');
   });
 
   test('a full disk ends the run with the file\'s name, and it goes on when there is room', () => {
