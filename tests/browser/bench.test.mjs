@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { Chromium } from '../../tools/bench/browser.mjs';
 import { BenchError } from '../../tools/bench/command.mjs';
 import { root } from '../../tools/setup/steps.mjs';
-import { noBrowser } from './browser.js';
+import { MODEL, noBrowser, noModel } from './browser.js';
 
 const model = { file: `${root}/tests/golden/tiny/q4_1.gguf`, index: 0, quantisation: 'Q4_1', context: 512 };
 const sizes = { prefill: 16, decode: 2, behind: 8, skipped: 0.5 };
@@ -32,4 +32,13 @@ test('what fails in the page is told', { skip: noBrowser }, async (t) => {
       return true;
     },
   );
+});
+
+test('a stored model is loaded by the package, up to its first token', { skip: noModel }, async (t) => {
+  const stored = { file: root + MODEL, index: 0, quantisation: 'Q4_1', context: 8192 };
+  const chromium = await Chromium.find([stored], {});
+  assert.ok(chromium instanceof Chromium, String(chromium));
+  t.after(() => chromium.close());
+  const [seconds] = await chromium.warmLoads({ model: stored, threads: 1 }, 1);
+  assert.ok(seconds > 0);
 });

@@ -1,8 +1,5 @@
 /* The sections of the bench. Each names its turns, which are taken round by round, makes data of what they gave, and prints
  * that data as Markdown. */
-import fs from 'node:fs';
-import path from 'node:path';
-import { root } from '../setup/steps.mjs';
 import { AGAINST_PEERS, GROWTH, MASKED, MEMORY, REPACKING, SCALING, WARM_LOAD, met, wanted } from './bars.mjs';
 import { nativeKernels, proportionalSkip } from './native.mjs';
 import { wasmKernels } from './node.mjs';
@@ -326,7 +323,7 @@ const load = {
       threads: [1],
     });
     const { chromium } = setup;
-    if (chromium && fs.existsSync(path.join(root, 'web/index.js')))
+    if (chromium)
       turns.push(
         ...turnsOf(setup, [{ name: 'chromium' }], 0.6, (_, where) => chromium.warmLoads(where, 1), {
           threads: [warmThreads(setup)],
@@ -349,7 +346,7 @@ const load = {
       },
       { threads: [1] },
     );
-    const sides = setup.chromium && fs.existsSync(path.join(root, 'web/index.js')) ? [{ name: 'chromium' }] : [];
+    const sides = setup.chromium ? [{ name: 'chromium' }] : [];
     const warm = rowsOf(
       setup,
       sides,
