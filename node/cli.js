@@ -4,12 +4,14 @@ import { readFileSync } from 'node:fs';
 import { SkipstoneError } from './index.js';
 import { chat } from './cli/chat.js';
 import { info } from './cli/info.js';
+import { models } from './cli/models.js';
 import { helpOf, nearestName, parse, UsageError } from './cli/options.js';
 import { route } from './cli/route.js';
 import { run } from './cli/run.js';
+import { serve } from './cli/serve.js';
 import { CODE, say } from './cli/shared.js';
 
-const commands = [run, chat, route, info];
+const commands = [run, chat, route, info, models, serve];
 
 const help = () => `Usage: skipstone COMMAND [options]
 

@@ -38,15 +38,15 @@ that were chosen and why, the memory and the bank.`,
 /** @param {import('../index.js').Info} info */
 function text({ version, model, module, context: { size, kvBytes }, memory, bank, mask, timings }) {
   const rows = [
-    ['model', `${model.name || 'unnamed'}, ${model.architecture}, ${model.quantisation}, ${(model.parameters / 1e6).toFixed(0)} M parameters`],
-    ['shape', `${model.layers} layers, ${model.blocks} blocks, width ${model.embedding}, ${model.heads}/${model.kvHeads} heads`],
+    ['model', `${model.name || 'unnamed'}, ${model.architecture}, ${model.quantisation}`],
+    ['shape', `${model.layers} layers, width ${model.embedding}, ${(model.parameters / 1e6).toFixed(0)} M parameters`],
     ['weights', megabytes(model.packedBytes)],
     ['context', `${size} tokens, ${megabytes(kvBytes)} of KV cache`],
     ['module', `${module.variant} (${module.variantReason}), ${megabytes(module.moduleBytes)}`],
     ['threads', `${count(module.threads, 'thread')} (${module.threadsReason})`],
     ['memory', `${megabytes(memory.used)} in use, ${megabytes(memory.bytes)} of WebAssembly memory`],
     bank
-      ? ['bank', `${bank.name}, ${bank.clusters} clusters, ${bank.levels.length} levels, by ${bank.encoder.kind}${bank.note && `; ${bank.note}`}`]
+      ? ['bank', `${bank.clusters} clusters, ${bank.levels.length} levels, by ${bank.encoder.kind}${bank.note && `; ${bank.note}`}`]
       : ['mask', `${mask.blocksRun} of ${mask.blocksTotal} blocks`],
     ['loaded', `in ${(timings.load_ms / 1000).toFixed(2)} s by skipstone ${version}`],
   ];

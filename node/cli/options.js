@@ -51,7 +51,7 @@ function editDistance(a, b) {
 }
 
 /** @param {Option} option @param {string} given @returns {string | number} */
-function valueOf({ name, kind = 'text', min = -Infinity, max = Infinity, choices }, given) {
+function valueOf({ name, kind = 'text', min = 0, max = Infinity, choices }, given) {
   const fail = (/** @type {string} */ want) => new UsageError(`--${name} ${given}: want ${want}`);
   if (choices && !choices.includes(given)) throw fail(choices.join(' or '));
   if (kind !== 'whole' && kind !== 'real') return given;

@@ -12,6 +12,11 @@ export const say = (text) => void process.stderr.write(`skipstone: ${text}\n`);
 
 /* ---- options ---- */
 
+/** @param {number} min @param {number} [max] */
+const whole = (min, max) => /** @type {const} */ ({ kind: 'whole', min, max });
+/** @param {number} min @param {number} max */
+const real = (min, max) => /** @type {const} */ ({ kind: 'real', min, max });
+
 /** @type {Option} */
 export const MODEL = {
   name: 'model',
@@ -21,7 +26,7 @@ export const MODEL = {
 };
 /** @type {Option[]} */
 export const ENGINE = [
-  { name: 'threads', letter: 't', kind: 'whole', min: 1, max: 64, argument: 'T', help: 'threads (default: what the machine has)' },
+  { name: 'threads', letter: 't', ...whole(1, 64), argument: 'T', help: 'threads (default: what the machine has)' },
   {
     name: 'variant',
     argument: 'NAME',
@@ -31,15 +36,17 @@ export const ENGINE = [
 ];
 /** @type {Option[]} */
 export const BANK = [
-  { name: 'bank', argument: 'BANK', help: 'routes the prompt over this mask bank; none: over no bank\n(default: the one that comes with the model)' },
+  {
+    name: 'bank',
+    argument: 'BANK',
+    help: 'routes the prompt over this mask bank; none: over no bank\n(default: the one that comes with the model)',
+  },
   { name: 'encoder', argument: 'ENC.gguf', help: "the bank's sentence encoder, where it is not `self`" },
 ];
 /** @type {Option} */
 export const DEPTH = {
   name: 'depth',
-  kind: 'real',
-  min: 0.01,
-  max: 1,
+  ...real(0.01, 1),
   argument: 'D',
   help: "share of the blocks' multiply-adds to run at least,\n1: all (default 0.875)",
 };
@@ -49,30 +56,36 @@ export const JSON_OPTION = { name: 'json', kind: 'flag', help: 'print one JSON o
 export const VERBOSE = { name: 'verbose', letter: 'v', kind: 'flag', help: 'a summary on stderr, also where that is no terminal' };
 /** @type {Option[]} */
 export const SAMPLING = [
-  { name: 'tokens', letter: 'n', kind: 'whole', min: 1, max: 2 ** 31 - 1, argument: 'N', help: 'at most N tokens per answer (default 512)' },
-  { name: 'temp', kind: 'real', min: 0, max: 100, argument: 'X', help: 'temperature; 0: always the likeliest token (default 0.8)' },
-  { name: 'top-k', kind: 'whole', argument: 'K', help: 'the K likeliest tokens; 0: off (default 40)' },
-  { name: 'top-p', kind: 'real', min: 0, max: 1, argument: 'P', help: 'the likeliest tokens of together P; 1: off (default 0.95)' },
-  { name: 'min-p', kind: 'real', min: 0, max: 1, argument: 'P', help: 'tokens at least P times as likely as the first;\n0: off (default 0.05)' },
-  { name: 'repeat-penalty', kind: 'real', min: 0.01, max: 100, argument: 'X', help: 'divides the odds of recent tokens; 1: off (default 1)' },
-  { name: 'repeat-window', kind: 'whole', min: 1, max: 65536, argument: 'N', help: 'how many tokens are recent (default 64)' },
-  { name: 'seed', kind: 'whole', argument: 'S', help: 'same seed, same text, on every machine (default 0)' },
+  { name: 'tokens', letter: 'n', ...whole(1, 2 ** 31 - 1), argument: 'N', help: 'at most N tokens per answer (default 512)' },
+  { name: 'temp', ...real(0, 100), argument: 'X', help: 'temperature; 0: always the likeliest token (default 0.8)' },
+  { name: 'top-k', ...whole(0), argument: 'K', help: 'the K likeliest tokens; 0: off (default 40)' },
+  { name: 'top-p', ...real(0, 1), argument: 'P', help: 'the likeliest tokens of together P; 1: off (default 0.95)' },
+  { name: 'min-p', ...real(0, 1), argument: 'P', help: 'tokens at least P times as likely as the first;\n0: off (default 0.05)' },
+  { name: 'repeat-penalty', ...real(0.01, 100), argument: 'X', help: 'divides the odds of recent tokens; 1: off (default 1)' },
+  { name: 'repeat-window', ...whole(1, 65536), argument: 'N', help: 'how many tokens are recent (default 64)' },
+  { name: 'seed', ...whole(0), argument: 'S', help: 'same seed, same text, on every machine (default 0)' },
   { name: 'stop', kind: 'list', argument: 'TEXT', help: 'ends the answer before TEXT; may be repeated' },
 ];
 /** @type {Option} */
-export const SKIP = { name: 'skip', argument: 'BLOCKS', help: 'blocks that do not run, by kind and layer:\n"attn:3,7-9;ffn:12"' };
+export const SKIP = {
+  name: 'skip',
+  argument: 'BLOCKS',
+  help: 'blocks that do not run, by kind and layer:\n"attn:3,7-9;ffn:12"',
+};
 /** @param {string} standard @returns {Option} */
 export const context = (standard) => ({
   name: 'context',
   letter: 'c',
-  kind: 'whole',
-  min: 1,
-  max: 16777216,
+  ...whole(1, 16777216),
   argument: 'N',
   help: `tokens of context (default: ${standard})`,
 });
 
-/** Options of an answer, as the library has them. @param {Record<string, any>} values @returns {import('../index.js').GenerateOptions} */
+/**
+ * Options of an answer, as the library has them.
+ * @param {Record<string, any>} values
+ * @returns {import('../index.js').GenerateOptions}
+ */
 export const sampling = (values) => ({
   maxTokens: values.tokens ?? 512,
   temperature: values.temp,
@@ -104,7 +117,7 @@ export async function loadModel(values, { operand, contextSize } = {}) {
       variant: values.variant,
       contextSize,
       skip: values.skip,
-      bank: values.bank === 'none' ? undefined : values.bank,
+      bank: values.skip !== undefined || values.bank === 'none' ? false : (values.bank ?? 'auto'),
       encoder: values.encoder,
       depth: values.depth,
       policy: values.policy,
@@ -187,7 +200,10 @@ export async function answer(llm, prompt, options, onText) {
 /** @param {string} text */
 export const write = (text) => void process.stdout.write(text);
 /** One object, one line. @param {unknown} value */
-export const writeJson = (value) => write(`${JSON.stringify(value, (_, item) => (typeof item === 'bigint' ? String(item) : item))}\n`);
+export const writeJson = (value) => {
+  const plain = (/** @type {string} */ _, /** @type {unknown} */ item) => (typeof item === 'bigint' ? String(item) : item);
+  write(`${JSON.stringify(value, plain)}\n`);
+};
 
 /** A file, whole; '-': standard input. @param {string} path */
 export async function readText(path) {
@@ -223,6 +239,7 @@ export const count = (n, thing) => `${n} ${thing}${n === 1 ? '' : 's'}`;
 
 /** @param {import('../index.js').Result} result */
 export function routed({ route, mask }) {
-  const where = !route ? '' : route.cluster === null ? 'no cluster; ' : `cluster ${route.cluster}, distance ${route.distance.toFixed(3)}; `;
+  const cluster = route && (route.cluster === null ? 'no cluster' : `cluster ${route.cluster}, distance ${route.distance.toFixed(3)}`);
+  const where = cluster ? `${cluster}; ` : '';
   return `${where}${mask.blocksRun} of ${mask.blocksTotal} blocks (${(100 * mask.macsSkipped).toFixed(1)} % of MACs skipped)`;
 }

@@ -9,7 +9,7 @@ import { folder, MODEL, NATIVE, noModel } from './helpers.js';
 
 const CLI = fileURLToPath(new URL('../../node/cli.js', import.meta.url));
 const BANK = fileURLToPath(new URL('../golden/bank.gguf', import.meta.url));
-const COMMANDS = ['run', 'chat', 'route', 'info'];
+const COMMANDS = ['run', 'chat', 'route', 'info', 'models', 'serve'];
 const PARIS = ['run', '-m', MODEL, '--bank', 'none', '-p', 'The capital of France is', '-n', '8', '--temp', '0'];
 
 /** @param {string[]} args @param {{input?: string, env?: Record<string, string>}} [options] */
@@ -35,7 +35,7 @@ function fails(args, code, message) {
   assert.deepEqual({ code: done.code, out: done.out }, { code, out: '' });
 }
 
-/** Does something to a running command at its first output. @param {string[]} args @param {(child: any) => void} act */
+/** Does something to a running command at its first output. @param {string[]} args @param {(child: any, text: string) => unknown} act */
 const atFirstText = (args, act) =>
   new Promise((/** @type {(done: {code: number | null, out: string, err: string}) => void} */ resolve) => {
     const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
@@ -43,7 +43,7 @@ const atFirstText = (args, act) =>
     let err = '';
     child.stdout.setEncoding('utf8').on('data', (text) => (out += text));
     child.stderr.setEncoding('utf8').on('data', (text) => (err += text));
-    child.stdout.once('data', () => act(child));
+    child.stdout.once('data', (text) => act(child, text));
     child.on('close', (code) => resolve({ code, out, err }));
   });
 
@@ -103,6 +103,20 @@ describe('usage of the command', () => {
   });
 });
 
+test('models lists, measures, deletes and prunes what is stored', (t) => {
+  const cache = ['--cache', folder(t)];
+  assert.equal(skipstone(['models', ...cache]).out, 'nothing is stored\n');
+  assert.deepEqual(json(['models', 'list', '--json', ...cache]), []);
+  assert.equal(json(['models', 'usage', '--json', ...cache]).bytes, 0);
+  const has = skipstone(['models', 'has', 'https://example.com/model.gguf', ...cache]);
+  assert.deepEqual([has.code, has.out], [1, 'no\n']);
+  fails(['models', 'delete', 'https://example.com/model.gguf', ...cache], 1, /model\.gguf is not stored/);
+  assert.match(skipstone(['models', 'prune', '--max', '2G', ...cache]).out, /0\.0 MB left/);
+  fails(['models', 'prune', '--max', 'lots', ...cache], 2, /--max lots: want a size/);
+  fails(['models', 'remove'], 2, /unknown action remove; there are list, has/);
+  fails(['models', 'delete'], 2, /delete what\? give a model/);
+});
+
 describe('run', { skip: noModel }, () => {
   test('text streams to stdout alone; --verbose adds a summary on stderr', () => {
     const quiet = skipstone(PARIS);
@@ -114,14 +128,14 @@ describe('run', { skip: noModel }, () => {
   });
 
   test('--json prints one object, with the logits of the native command', () => {
-    const mine = json([...PARIS, '--skip', 'attn:3;ffn:12', '--json'].filter((arg) => arg !== '--bank' && arg !== 'none'));
+    const args = [...PARIS, '--skip', 'attn:3;ffn:12', '--json'].filter((arg) => arg !== '--bank' && arg !== 'none');
+    const mine = json(args);
     assert.deepEqual(Object.keys(mine), [
       'text', 'tokens', 'prompt_tokens', 'cached_tokens', 'logits_hash', 'mask', 'route', 'timings', 'module', 'threads',
       'finish_reason',
     ]);
     assert.deepEqual([mine.mask.skip, mine.mask.blocks_run, mine.finish_reason], ['attn:3;ffn:12', 58, 'length']);
     if (!existsSync(NATIVE)) return;
-    const args = ['run', '-m', MODEL, '-p', 'The capital of France is', '-n', '8', '--temp', '0', '--skip', 'attn:3;ffn:12', '--json'];
     const native = JSON.parse(spawnSync(NATIVE, args, { encoding: 'utf8' }).stdout);
     assert.deepEqual([mine.logits_hash, mine.tokens], [native.logits_hash, native.tokens]);
   });
@@ -139,7 +153,8 @@ describe('run', { skip: noModel }, () => {
   });
 
   test('a bank routes the prompt', () => {
-    const { route, mask } = json(['run', '-m', MODEL, '--bank', BANK, '--depth', '0.8', '--chat', '-n', '2', '--json', 'What is 2 plus 2?']);
+    const args = ['run', '-m', MODEL, '--bank', BANK, '--depth', '0.8', '--chat', '-n', '2', '--json'];
+    const { route, mask } = json([...args, 'What is 2 plus 2?']);
     assert.equal(typeof route.cluster, 'number');
     assert.equal(Math.round(120 * mask.macs_skipped), 23);
     fails(['run', '-m', MODEL, '--bank', BANK, '--skip', 'attn:3', '-p', 'x'], 2, /--skip and --bank exclude each other/);
@@ -188,7 +203,8 @@ describe('chat, route and info', { skip: noModel }, () => {
     const { routing, levels } = json([...route, '--json', 'Write a poem about rain.']);
     assert.equal(routing.encoder, 'self');
     assert.deepEqual(levels.map((/** @type {any} */ { mask }) => Math.round(120 * mask.macs_skipped)), [8, 15, 23, 30]);
-    assert.match(skipstone([...route, 'Write a poem about rain.']).out, new RegExp(`^cluster ${routing.cluster} of 8, distance .*\n  depth 0.9375: `));
+    const { out } = skipstone([...route, 'Write a poem about rain.']);
+    assert.match(out, new RegExp(`^cluster ${routing.cluster} of 8, distance .*\n  depth 0.9375: `));
     const lines = skipstone([...route, '--lines'], { input: 'Write a poem about rain.\nWhat is 2 plus 2?\n' }).out;
     assert.match(lines, new RegExp(`^${routing.cluster}\t0\\.\\d{4}\n\\d\t0\\.\\d{4}\n$`));
   });
@@ -198,4 +214,24 @@ describe('chat, route and info', { skip: noModel }, () => {
     assert.deepEqual([about.module.variant, about.module.threads, about.model.blocks], ['simd128', 1, 60]);
     assert.match(skipstone(['info', MODEL, '-t', '1']).out, /\nthreads {2}1 thread \(asked for\)\n/);
   });
+});
+
+test('serve answers an OpenAI request, wants its key, and ends by Ctrl-C', { skip: noModel }, async () => {
+  const args = ['serve', '-m', MODEL, '--bank', 'none', '--port', '0', '--api-key', 'secret', '--json'];
+  /** @type {unknown[]} */
+  const answers = [];
+  const { code, out, err } = await atFirstText(args, async (child, text) => {
+    const { url } = JSON.parse(text);
+    const body = JSON.stringify({ messages: [{ role: 'user', content: 'What is 2 plus 2?' }], max_tokens: 3, temperature: 0 });
+    for (const key of ['wrong', 'secret']) {
+      const headers = { 'Content-Type': 'application/json', Authorization: `Bearer ${key}` };
+      const response = await fetch(`${url}/chat/completions`, { method: 'POST', body, headers });
+      const { choices } = /** @type {any} */ (await response.json());
+      answers.push(choices ? choices[0].message.content : response.status);
+    }
+    child.kill('SIGINT');
+  });
+  assert.deepEqual(answers, [401, 'The answer to']);
+  assert.deepEqual([code, err], [0, '']);
+  assert.match(out, /^\{"url":"http:\/\/127\.0\.0\.1:\d+\/v1"\}\n$/);
 });
