@@ -110,14 +110,18 @@ export class Browser {
   }
 }
 
+const CHROMIUM = { executablePath: chromiumPath, headless: true, args: CHROMIUM_ARGS };
+// By WebDriver BiDi. playwright-core 1.65 sends what Firefox 153 does not know yet, 1.64 does not.
+const FIREFOX = { channel: 'moz-firefox', executablePath: firefoxPath, headless: true };
+
 /** Of a whole test file; call it once, at its top. */
 export const chromium = () =>
   new Browser(
-    () => playwright.chromium.launch({ executablePath: chromiumPath, headless: true, args: CHROMIUM_ARGS }),
-    (folder) => playwright.chromium.launchPersistentContext(folder, { executablePath: chromiumPath, headless: true, args: CHROMIUM_ARGS }),
+    () => playwright.chromium.launch(CHROMIUM),
+    (folder) => playwright.chromium.launchPersistentContext(folder, CHROMIUM),
   );
 export const firefox = () =>
   new Browser(
-    () => playwright.firefox.launch({ executablePath: firefoxPath, headless: true }),
-    (folder) => playwright.firefox.launchPersistentContext(folder, { executablePath: firefoxPath, headless: true }),
+    () => playwright.firefox.launch(FIREFOX),
+    (folder) => playwright.firefox.launchPersistentContext(folder, FIREFOX),
   );
