@@ -8,6 +8,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import { parseArgs } from 'node:util';
+import { installBundlers } from './setup/bundlers.mjs';
 import { fetchModel, modelPresent, models } from './setup/models.mjs';
 import { findLlvm, installPackages } from './setup/packages.mjs';
 import { installRelaxedNode, relaxedNode } from './setup/node24.mjs';
@@ -137,6 +138,7 @@ async function main() {
   }
   if (wants('test')) {
     await runStep('Node with relaxed SIMD', async (step) => (relaxedNode() ? 'up to date' : installRelaxedNode(step)));
+    await runStep('Vite and webpack', installBundlers);
     await runStep('cmocka for aarch64', installArmCmocka);
     await runStep('native tests', (step) => build(step, 'release', { facts: [optional()] }));
     await runStep('build with sanitizers', (step) => build(step, 'asan-ubsan', { facts: [optional()] }));

@@ -22,15 +22,13 @@
  * @property {(reason: string) => void} onEnd  It crashed or ended, and not by terminate().
  */
 
-/** @typedef {typeof import('node:worker_threads')} WorkerThreads */
-
 const process = /** @type {any} */ (globalThis).process;
 export const isNode = typeof process?.versions?.node === 'string' && !process.versions.electron;
 
 /** A module of Node's. No import: bundlers for the web would look for it. @param {string} name */
 const builtin = (name) => process.getBuiltinModule(`node:${name}`);
 
-/** @type {WorkerThreads | undefined} */
+/** @type {typeof import('node:worker_threads') | undefined} */
 const threads = isNode ? builtin('worker_threads') : undefined;
 
 /** How many threads can run at once here. */
