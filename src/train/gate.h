@@ -12,7 +12,8 @@
 #define SS_GATE_BETA (2.0 / 3.0)
 #define SS_GATE_GAMMA (-0.1)
 #define SS_GATE_ZETA 1.1
-#define SS_GATE_LIMIT 12.0 /* log alphas are kept within +- this: P(z > 0) is then 0 or 1 to 1e-4 */
+#define SS_GATE_LIMIT \
+  4.0 /* log alphas are kept within +- this: beyond, 92 % of the samples are clipped and nothing is learnt */
 
 /* z of noise u in (0, 1); *slope (may be NULL) is dz/da. */
 double ss_gate_of_noise(double a, double u, double *slope);

@@ -5,7 +5,7 @@
 #include "train/adam.h"
 #include "train/gate.h"
 
-#define CERTAINTY 0.85
+#define CERTAINTY 0.8
 #define SPREAD 0.75 /* of log alphas by rank, to each side */
 #define MEAN_DECAY 0.9
 #define L2_OF_L1 20.0 /* a gap of 1 % then pulls with 40 % of l1 */
@@ -18,21 +18,18 @@ static double cost_of_all(const ss_l0_options *o) {
   return total;
 }
 
-/* Adds the same number to all log alphas, so that the expected share is `share`. */
+static double within_limit(double a) { return fmax(-SS_GATE_LIMIT, fmin(SS_GATE_LIMIT, a)); }
+
+/* Adds the same number to all log alphas, within the limit, so that the expected share is `share`. */
 static void shift_to(double *a, const ss_l0_options *o, double share) {
-  double shifted[SS_MAX_BLOCKS], low = -4.0 * SS_GATE_LIMIT, high = -low;
+  double shifted[SS_MAX_BLOCKS], low = -2.0 * SS_GATE_LIMIT, high = -low;
   for (int i = 0; i < 60; i++) {
     const double middle = (low + high) / 2.0;
-    for (uint32_t b = 0; b < o->n_blocks; b++) shifted[b] = a[b] + middle;
+    for (uint32_t b = 0; b < o->n_blocks; b++) shifted[b] = within_limit(a[b] + middle);
     if (ss_gates_skipped(shifted, o->costs, o->n_blocks, NULL) > share) low = middle;
     else high = middle;
   }
-  for (uint32_t b = 0; b < o->n_blocks; b++) a[b] += (low + high) / 2.0;
-}
-
-static void clamp_all(double *a, uint32_t n) {
-  for (uint32_t b = 0; b < n; b++)
-    a[b] = a[b] > SS_GATE_LIMIT ? SS_GATE_LIMIT : a[b] < -SS_GATE_LIMIT ? -SS_GATE_LIMIT : a[b];
+  memcpy(a, shifted, o->n_blocks * sizeof *a);
 }
 
 static ss_status check_options(const ss_l0_options *o, ss_error *err) {
@@ -70,8 +67,8 @@ ss_status ss_l0_begin(ss_l0_state *s, const ss_l0_options *o, const ss_mask *mas
   const double side = -ss_gate_of_open(1.0 - certainty); /* P(z = 0) at -side, and P(z = 1) at side, is certainty */
   for (uint32_t b = 0; b < o->n_blocks; b++)
     s->log_alpha[b] = (ss_mask_has(mask, b) ? side : -side) + SPREAD * place_of(o, mask, scores, b);
+  for (uint32_t b = 0; b < o->n_blocks; b++) s->log_alpha[b] = within_limit(s->log_alpha[b]);
   if (o->from > 0.0) shift_to(s->log_alpha, o, o->from);
-  clamp_all(s->log_alpha, o->n_blocks);
   return SS_OK;
 }
 
@@ -197,28 +194,41 @@ static double target_at(const ss_l0_options *o, uint32_t n_steps) {
   return n_steps >= o->warm_up ? o->to : o->from + (o->to - o->from) * n_steps / o->warm_up;
 }
 
+/* What a share of the MACs costs in loss: the median of the blocks' averaged gradients over their slopes, weighted by
+ * these. With it for -l1 as much of the expected share is pulled up as down. */
+static double price_of(const double *mean, const double *slopes, uint32_t n) {
+  double prices[SS_MAX_BLOCKS], weights[SS_MAX_BLOCKS], total = 0.0, below = 0.0;
+  uint32_t n_sorted = 0;
+  for (uint32_t b = 0; b < n; b++) {
+    const double weight = fabs(slopes[b]), price = weight > 0.0 ? mean[b] / slopes[b] : 0.0;
+    uint32_t at = n_sorted++;
+    for (; at > 0 && prices[at - 1] > price; at--) prices[at] = prices[at - 1], weights[at] = weights[at - 1];
+    prices[at] = price;
+    weights[at] = weight;
+    total += weight;
+  }
+  for (uint32_t i = 0; i < n; i++)
+    if ((below += weights[i]) >= total / 2.0) return prices[i];
+  return 0.0;
+}
+
 /* The gradients are known: one step of multipliers and log alphas. */
 static void update(ss_l0_state *s, const ss_l0_options *o, const double *gradient, double target) {
   const double rate = o->multiplier_rate > 0.0 ? o->multiplier_rate : 0.2;
-  double slopes[SS_MAX_BLOCKS], total[SS_MAX_BLOCKS], along = 0.0, squares = 0.0;
+  double slopes[SS_MAX_BLOCKS], total[SS_MAX_BLOCKS];
   const double gap = ss_gates_skipped(s->log_alpha, o->costs, o->n_blocks, slopes) - target;
-  const double bias = 1.0 - pow(MEAN_DECAY, s->step + 1);
-  for (uint32_t b = 0; b < o->n_blocks; b++) {
-    s->mean[b] = MEAN_DECAY * s->mean[b] + (1.0 - MEAN_DECAY) * gradient[b];
-    along += s->mean[b] / bias * slopes[b];
-    squares += slopes[b] * slopes[b];
-  }
-  const double solved = squares > 0.0 ? -along / squares : 0.0;
-  s->lambda[0] += (s->step ? rate : 1.0) * (solved - s->lambda[0]);
+  for (uint32_t b = 0; b < o->n_blocks; b++)
+    s->mean[b] += (s->step ? 1.0 - MEAN_DECAY : 1.0) * (gradient[b] - s->mean[b]);
+  s->lambda[0] += (s->step ? rate : 1.0) * (-price_of(s->mean, slopes, o->n_blocks) - s->lambda[0]);
   s->lambda[1] = L2_OF_L1 * fabs(s->lambda[0]);
   for (uint32_t b = 0; b < o->n_blocks; b++)
     total[b] = gradient[b] + (s->lambda[0] + 2.0 * s->lambda[1] * gap) * slopes[b];
   const ss_adam_options adam = ss_adam_defaults(o->rate > 0.0 ? o->rate : 0.1);
   ss_adam_step(s->log_alpha, total, s->m, s->v, o->n_blocks, ++s->step, &adam);
+  for (uint32_t b = 0; b < o->n_blocks; b++) s->log_alpha[b] = within_limit(s->log_alpha[b]);
   const double skipped = ss_gates_skipped(s->log_alpha, o->costs, o->n_blocks, NULL);
   if (fabs(skipped - target) > SS_L0_SLACK)
     shift_to(s->log_alpha, o, skipped > target ? target + SS_L0_SLACK : target - SS_L0_SLACK);
-  clamp_all(s->log_alpha, o->n_blocks);
 }
 
 static ss_status run_step(ss_l0_state *state, step *s, ss_l0_report *report, ss_error *err) {

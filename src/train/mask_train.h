@@ -4,10 +4,11 @@
  *
  * (CoFi, arXiv 2204.00408; Sheared LLaMA, arXiv 2310.06694). With multipliers that climb by the gap, a short run
  * overshoots by far: l1 has to grow to what a share of the MACs costs in loss, and by then the gates are closed. So l1
- * is not climbed to but solved for: it follows the least-squares multiplier of the averaged gradient, the one under
- * which a step neither opens nor closes the whole; l2 is in proportion to it; and where the expected share still strays
- * from the target by more than SS_L0_SLACK, all log alphas are shifted by the same amount. So it never overshoots. One
- * call is one step, and ss_l0_state is all that there is: a copy of it goes on with the same bits. */
+ * is not climbed to but follows that price as the averaged gradient tells it, the one at which a step pulls as much of
+ * the expected share up as down; l2 is in proportion to it; and where the expected share still strays from the target by
+ * more than SS_L0_SLACK, all log alphas are shifted by the same amount. So it never overshoots.
+ *
+ * One call is one step, and ss_l0_state is all that there is: a copy of it goes on with the same bits. */
 #ifndef SS_MASK_TRAIN_H
 #define SS_MASK_TRAIN_H
 
@@ -43,7 +44,7 @@ typedef struct ss_l0_state {
   double mean[SS_MAX_BLOCKS]; /* of the loss's gradient, what l1 is solved from */
 } ss_l0_state;
 
-/* Starts at `mask`: the gate of a block that runs is 1 with probability about `certainty` (0: 0.85), of another it is
+/* Starts at `mask`: the gate of a block that runs is 1 with probability about `certainty` (0: 0.8), of another it is
  * 0; all shifted so that the expected share is options->from. scores [n_blocks] (may be NULL), the loss of leaving a
  * block out, order the blocks within each side: the less harm per MAC, the nearer to closed. */
 ss_status ss_l0_begin(ss_l0_state *state, const ss_l0_options *options, const ss_mask *mask, const double *scores,
