@@ -1,4 +1,4 @@
-/* The API reference, from the .d.ts files: what the entry exports, and the types that these name. The files are tsc's own, so
+/* The API reference, from the .d.ts files: what the entries export, and the types that these name. The files are tsc's own, so
  * their form is known: declarations stand in the first column, members are indented by four, comments are before both. */
 import fs from 'node:fs';
 import path from 'node:path';
@@ -31,7 +31,7 @@ function items(lines) {
     }
     if (!text && !line.trim()) continue;
     text += `${line}\n`;
-    const code = text.replace(/\/\*(?:(?!\*\/)[^])*\*\/|'[^']*'/g, '').replace(/=>/g, '');
+    const code = text.replace(/\/\*(?:(?!\*\/)[^])*\*\/|'[^']*'|"[^"]*"/g, '').replace(/=>/g, '');
     const depth = [...code].reduce((sum, c) => sum + ('{([<'.includes(c) ? 1 : '})]>'.includes(c) ? -1 : 0), 0);
     if (depth > 0 || !/[;}]\s*$/.test(line)) continue;
     found.push({ doc: withoutStars(comment), text: text.trim() });
@@ -48,7 +48,7 @@ class Types {
     this.folder = folder;
   }
 
-  /** The declarations of a file by name. A re-export or an alias of an import is what it leads to. @param {string} file */
+  /** What a file knows by name. An import, a re-export or an alias is what it leads to. @param {string} file */
   of(file) {
     const known = this.#files.get(file);
     if (known) return known;
@@ -56,7 +56,7 @@ class Types {
     const found = new Map();
     this.#files.set(file, found);
     for (const { doc, text } of items(fs.readFileSync(path.join(this.folder, file), 'utf8').split('\n'))) {
-      const [, list, from] = /^export \{([^}]*)\} from '([^']+)'/.exec(text) ?? [];
+      const [, list, from] = /^(?:export|import|import type) \{([^}]*)\} from '(\.[^']+)'/.exec(text) ?? [];
       for (const item of list?.split(',') ?? []) {
         const [name, as = name] = item.trim().split(' as ');
         const target = this.of(beside(file, from)).get(name);
@@ -64,11 +64,19 @@ class Types {
       }
       const [, kind, name] = /^(?:export )?(?:declare )?(function|class|const|type) ([\w$]+)/.exec(text) ?? [];
       if (!name) continue;
-      const [, origin, there] = /=\s*import\('(\.[^']+)'\)\.(\w+);$/.exec(text) ?? [];
+      const [, origin, there] = /=\s*import\(['"](\.[^'"]+)['"]\)\.(\w+);$/.exec(text) ?? [];
       const target = kind === 'type' && origin ? this.of(beside(file, origin)).get(there) : undefined;
       found.set(name, target ?? { name, kind, doc, text: text.replace(/^(export |declare )+/, ''), file });
     }
     return found;
+  }
+
+  /** @param {string} file */
+  exportsOf(file) {
+    const text = fs.readFileSync(path.join(this.folder, file), 'utf8');
+    const imports = [...text.matchAll(/^import (?:type )?\{([^}]*)\}/gm)].flatMap(([, list]) => list.split(','));
+    const imported = new Set(imports.map((name) => name.trim()));
+    return [...this.of(file)].filter(([name]) => !imported.has(name)).map(([, declaration]) => declaration);
   }
 
   /** The types that a declaration names. @param {Declaration} declaration */
@@ -76,7 +84,7 @@ class Types {
     const { kind, text, file } = declaration;
     const visible = kind === 'class' ? members(declaration).map((member) => member.text).join('\n') : text;
     const shown = visible.replace(/\/\*(?:(?!\*\/)[^])*\*\//g, '');
-    const imported = [...shown.matchAll(/import\('(\.[^']+)'\)\.(\w+)/g)];
+    const imported = [...shown.matchAll(/import\(['"](\.[^'"]+)['"]\)\.(\w+)/g)];
     const others = imported.map(([, from, name]) => this.of(beside(file, from)).get(name));
     const own = [...this.of(file).values()].filter(({ name }) => new RegExp(`(?<![.\\w'])${name}(?![\\w'])`).test(shown));
     return [...others, ...own].filter((declaration) => declaration !== undefined);
@@ -96,7 +104,7 @@ const beside = (file, specifier) => path.posix.join(path.posix.dirname(file), sp
 /** @param {string} text */
 const code = (text) => {
   const clean = text
-    .replace(/import\('[^']+'\)\./g, '')
+    .replace(/import\(['"][^'"]+['"]\)\./g, '')
     .replace(/^( {4})+/gm, (indent) => ' '.repeat(indent.length / 2))
     .replace(/\/\*\*\n *\* *([^\n]*)\n *\*\//g, '/** $1 */');
   return `\`\`\`ts\n${clean}\n\`\`\``;
@@ -128,13 +136,14 @@ function section(declaration) {
 
 /**
  * @param {string} folder of the .d.ts files
- * @param {string} entry in it
+ * @param {string[]} entries in it
  * @returns {string} Markdown
  */
-export function apiReference(folder, entry) {
+export function apiReference(folder, entries) {
   const types = new Types(folder);
   /** @type {Map<string, Declaration>} */
-  const all = new Map([...types.of(entry)].map(([name, declaration]) => [declaration.name, declaration]));
+  const all = new Map();
+  for (const entry of entries) for (const declaration of types.exportsOf(entry)) all.set(declaration.name, declaration);
   for (const declaration of all.values()) {
     for (const named of types.namedBy(declaration)) if (!all.has(named.name)) all.set(named.name, named);
   }
@@ -142,7 +151,8 @@ export function apiReference(folder, entry) {
   const sorted = [...all.values()].sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind));
   const head = `# API reference
 
-Made from the types by \`node tools/prepack.mjs\`; do not edit. The names are the same in Node.js and in browsers.
+Made from the types by \`node tools/prepack.mjs\`; do not edit. The names are the same in Node.js and in browsers;
+\`serve\` alone is of \`skipstone/server\`, in Node.js.
 
 ${sorted.map(({ name }) => `[${name}](#${name.toLowerCase()})`).join(' · ')}`;
   return `${[head, ...sorted.map(section)].join('\n\n')}\n`;

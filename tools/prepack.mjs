@@ -29,5 +29,5 @@ export function makeTypes() {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   await vendor();
   makeTypes();
-  writeWhole('docs/api.md', apiReference(TYPES, 'node/index.d.ts'));
+  writeWhole('docs/api.md', apiReference(TYPES, ['node/index.d.ts', 'node/server.d.ts']));
 }

@@ -89,8 +89,9 @@ describe('the packed package', { skip: noModules }, () => {
     }
   });
 
-  test('has an API reference with each export', async () => {
+  test('has an API reference with each export, readable', async () => {
     const text = readFileSync(join(root, 'docs/api.md'), 'utf8');
     for (const name of Object.keys(await import('../../node/index.js'))) assert.match(text, new RegExp(`^## ${name}$`, 'm'));
+    assert.doesNotMatch(text, /import\(|#private|undefined$/m);
   });
 });
