@@ -25,6 +25,12 @@ export { probe } from '../wasm/loader.js';
  * @typedef {import('../wasm/llm.js').Info} Info
  * @typedef {import('../wasm/can_run.js').Verdict} Verdict
  * @typedef {import('../store/parse.js').ModelName} ModelName
+ * @typedef {import('../wasm/openai_body.js').ChatBody} ChatBody
+ * @typedef {import('../wasm/openai_body.js').ChatMessage} ChatMessage
+ * @typedef {import('../wasm/openai.js').ChatCompletion} ChatCompletion
+ * @typedef {import('../wasm/openai.js').ChatCompletionChunk} ChatCompletionChunk
+ * @typedef {import('../wasm/session.js').Session} Session
+ * @typedef {import('../wasm/session.js').SessionOptions} SessionOptions
  */
 
 /** @type {import('../wasm/platform.js').WorkerFile} */
