@@ -22,9 +22,10 @@
  * @property {string} [endpoint] of the hub; default https://huggingface.co
  * @property {string | (() => string | Promise<string>)} [token] for gated and private files: goes to the hub, and to a URL
  *   that was given, but never where they redirect to
- * @property {boolean | string | {folder?: string, maxBytes?: number, refresh?: boolean}} [cache] false: nothing is stored; a path:
- *   the folder to store in (Node); refresh: ask whether the file has changed, which is otherwise done for files that are
- *   not complete; maxBytes: that all stored files may take together
+ * @property {boolean | string | {folder?: string, maxBytes?: number, refresh?: boolean, persist?: boolean}} [cache] false: nothing is
+ *   stored; a path: the folder to store in (Node); refresh: ask whether the file has changed, which is otherwise done for files
+ *   that are not complete; maxBytes: that all stored files may take together; persist: false: do not ask the browser to
+ *   keep the store when room runs short, which in Firefox is a question to the user
  */
 import { SkipstoneError } from '../wasm/errors.js';
 import { HUB, parseHub } from './hub.js';
@@ -74,10 +75,10 @@ export async function parseAccess({ endpoint = HUB, token, cache = true }) {
   if (secret !== undefined && typeof secret !== 'string') {
     throw new SkipstoneError('argument', `load: the function token returned ${typeof secret}, want a string`);
   }
-  const kept = cache === true ? {} : typeof cache === 'string' ? { folder: cache } : cache;
+  const { persist: _, ...kept } = cache === true || cache === false ? {} : typeof cache === 'string' ? { folder: cache } : cache;
   return {
     endpoint: endpoint.replace(/\/+$/, ''),
     token: secret || undefined,
-    cache: kept && { refresh: false, ...kept },
+    cache: cache !== false && { refresh: false, ...kept },
   };
 }

@@ -190,6 +190,8 @@ export class RemoteSource {
       return;
     }
     const entry = await this.#open(this.#store, signal);
+    /** @type {Uint8Array | undefined} */
+    let buffer;
     try {
       let at = begin - (begin % CHUNK_BYTES);
       while (at < Math.min(end, this.size ?? Infinity)) {
@@ -200,7 +202,7 @@ export class RemoteSource {
           const limit = stored ? Math.min(end, at + PIECE_BYTES) : end;
           for (stop = at; stop < Math.min(limit, this.size ?? 0) && entry.has(stop / CHUNK_BYTES) === stored; ) stop += CHUNK_BYTES;
         }
-        for await (const { bytes, origin } of stored ? this.#stored(entry, at, stop) : this.#fetched(entry, at, stop, signal)) {
+        for await (const { bytes, origin } of stored ? this.#stored(entry, at, stop, (buffer ??= new Uint8Array(PIECE_BYTES))) : this.#fetched(entry, at, stop, signal)) {
           const piece = bytes.subarray(Math.max(0, begin - at), Math.min(bytes.length, end - at));
           await this.#check(at, bytes);
           at += bytes.length;
@@ -217,14 +219,15 @@ export class RemoteSource {
    * Stored chunks as one piece, up to one that turns out damaged.
    * @param {import('./store.js').Entry} entry
    * @param {number} begin
-   * @param {number} end
+   * @param {number} end at most PIECE_BYTES behind it
+   * @param {Uint8Array} buffer of PIECE_BYTES
    * @returns {Generator<Piece, void, void>}
    */
-  *#stored(entry, begin, end) {
+  *#stored(entry, begin, end, buffer) {
     const size = this.size ?? 0;
-    const buffer = new Uint8Array(Math.min(end, size) - begin);
+    const length = Math.min(end, size) - begin;
     let n = 0;
-    for (let chunk = begin / CHUNK_BYTES; n < buffer.length; chunk++) {
+    for (let chunk = begin / CHUNK_BYTES; n < length; chunk++) {
       const bytes = buffer.subarray(n, n + chunkBytes(chunk, size));
       if (!entry.get(chunk, bytes)) break;
       n += bytes.length;

@@ -166,7 +166,7 @@ export class FaultServer {
 
   /** @param {Uint8Array} bytes @param {Fault} fault @param {http.IncomingMessage} request @param {http.ServerResponse} response @param {Seen} seen */
   async #send(bytes, fault, request, response, seen) {
-    const etag = fault.etag ?? `"${createHash('md5').update(bytes).digest('hex')}"`;
+    const etag = fault.etag ?? etagOf(bytes);
     const { range, 'if-range': ifRange } = request.headers;
     const wanted = fault.noRange || (ifRange && ifRange !== etag) ? null : /^bytes=(\d+)-(\d*)$/.exec(range ?? '');
     const begin = wanted ? Number(wanted[1]) : 0;
@@ -195,6 +195,16 @@ export class FaultServer {
     if (fault.cutAfter !== undefined) response.destroy();
     else response.end();
   }
+}
+
+/** @type {WeakMap<Uint8Array, string>} */
+const etags = new WeakMap();
+
+/** @param {Uint8Array} bytes */
+function etagOf(bytes) {
+  const etag = etags.get(bytes) ?? `"${createHash('md5').update(bytes).digest('hex')}"`;
+  etags.set(bytes, etag);
+  return etag;
 }
 
 /**

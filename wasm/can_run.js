@@ -4,7 +4,6 @@
  */
 import { Opener } from '../store/open.js';
 import { Engine } from './engine.js';
-import { SkipstoneError } from './errors.js';
 import { chunkTokens, sumOf } from './loading.js';
 import { depthFor, measure, tokensPerSecond } from './measure.js';
 import { deviceMemory } from './platform.js';
@@ -45,17 +44,21 @@ export async function canRun({ source: places, access, module, contextSize, skip
     await weights.header();
     await source.close();
     engine.openTokenizer();
-    const { layers, blocks, contextTrained, packedBytes, embedding } = engine.modelInfo();
+    const { layers, blocks, contextTrained, packedBytes } = engine.modelInfo();
     const costs = Array.from({ length: blocks }, (_, block) => engine.blockCost(block));
+    const chunk = chunkTokens(costs);
     const before = engine.memory();
     const mask = engine.parseMask(skip, layers);
     const skippedBytes = costs.reduce((sum, cost, block) => sum + (mask.runs(block) ? 0 : cost.packedBytes), 0);
 
     /** @type {string[]} */
     const reasons = [];
+    // a tensor has its memory from its first byte on, and some came with the header
+    const begun = engine.tensors().filter(({ offset }) => offset < weights.fedTo);
+    const overhead = before.used - begun.reduce((sum, tensor) => sum + tensor.bytes, 0);
     /** @param {number} context */
     const need = (context) =>
-      before.used + packedBytes - skippedBytes + engine.sessionSize(mask, context, chunkTokens(costs)).bytes + SPARE_BYTES;
+      overhead + packedBytes - skippedBytes + engine.sessionSize(mask, context, chunk).bytes + SPARE_BYTES;
     const device = deviceMemory();
     const room = Math.min(before.maximum, device.bytes);
     const contexts = CONTEXTS.filter((context) => context <= Math.min(contextTrained || 2048, 2048));
@@ -72,11 +75,10 @@ export async function canRun({ source: places, access, module, contextSize, skip
     const tooLarge = packedBytes - sumOf(costs, 'packedBytes') + MEASURED_BYTES > before.maximum;
     if (tooLarge) return { fits, bytes: source.size ?? 0, memoryBytes, ...UNKNOWN, suggestedContextSize, reasons };
     const present = feedZeros(engine, costs);
-    const speed = measure(engine, layers, costs, present);
+    const speed = measure(engine, layers, costs, chunk, present);
     const { depth } = depthFor(speed, macs, bank ? LEVELS : [], WANTED);
     const bytes = source.size ?? 0;
     if (source.size === undefined) reasons.push('the server does not say how long the file is');
-    if (!embedding) throw new SkipstoneError('internal', 'no embedding');
     return {
       fits,
       bytes,

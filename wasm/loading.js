@@ -252,7 +252,7 @@ class Loading {
     const file = bank.from;
     this.#onProgress({ phase: 'warm-up', file, loaded: 0, total: 1 });
     const present = costs.map((_, block) => !byNeed || block < SELF_BLOCKS);
-    const speed = measure(engine, layers, costs, present);
+    const speed = measure(engine, layers, costs, chunkTokens(costs), present);
     const wanted = depth === 'auto' ? READING_SPEED : depth.decodeTokensPerSecond;
     const chosen = depthFor(speed, sumOf(costs, 'macs'), bank.levels, wanted);
     this.#onProgress({ phase: 'warm-up', file, loaded: 1, total: 1 });

@@ -1,10 +1,14 @@
 /**
- * How fast this device runs a model, from runs of a few blocks: what a token costs outside blocks, and per multiply-add in
- * them. A prediction for a mask is then a sum.
+ * How fast this device runs a model, from runs of some blocks: what a token costs outside blocks, and per multiply-add in them.
+ * A prediction for a mask is then a sum.
+ *
+ * Decoding is bound by how fast weights come from memory, so it is timed on all the blocks that are there; a prefill is bound
+ * by arithmetic, so two layers are enough, with as many tokens as a real step has.
  */
 
 const BUDGET_MS = 200;
-const PREFILL_TOKENS = 64;
+const PREFILL_BLOCKS = 4;
+const CONTEXT = 256;
 
 /**
  * @typedef {object} Speed  Milliseconds for each token; `perMac` for a multiply-add of block matmuls.
@@ -16,15 +20,13 @@ const PREFILL_TOKENS = 64;
  * @param {import('./engine.js').Engine} engine
  * @param {number} layers
  * @param {import('./engine.js').BlockCost[]} costs
+ * @param {number} chunk tokens of a prefill step
  * @param {boolean[]} present  by block: whether it can run
  * @returns {Speed}
  */
-export function measure(engine, layers, costs, present) {
-  const some = engine.parseMask(skipOf(present.map((there) => !there)), layers);
-  const none = engine.parseMask(skipOf(present.map(() => true)), layers);
-  const macs = costs.reduce((sum, cost, block) => sum + (present[block] ? cost.macs : 0), 0);
+export function measure(engine, layers, costs, chunk, present) {
   let token = 0;
-  /** @param {number} n */
+  /** Milliseconds of running n tokens. @param {number} n */
   const run = (n) => {
     const tokens = Array.from({ length: n }, () => (token = (token + 7) % 200));
     const started = performance.now();
@@ -32,24 +34,31 @@ export function measure(engine, layers, costs, present) {
     while (!engine.step(0));
     return performance.now() - started;
   };
-  /** The median of runs, after one that does not count. @param {number} n @param {number} budget ms */
-  const median = (n, budget) => {
+  /**
+   * Milliseconds for each of n tokens at once, with the first `blocks` of those that are there: the median of as many runs as
+   * the time allows, after one that does not count.
+   * @param {number} n @param {number} blocks @param {number} budget ms
+   */
+  const time = (n, blocks, budget) => {
+    const left = present.map((there, block) => there && present.slice(0, block).filter(Boolean).length < blocks);
+    engine.openSession(engine.parseMask(skipOf(left.map((runs) => !runs)), layers), CONTEXT, chunk);
     const times = [];
     const started = performance.now();
-    for (let i = 0; i < 4 || (performance.now() - started < budget && i < 24); i++) {
+    for (let i = 0; i < 2 || (performance.now() - started < budget && i < 32); i++) {
       if (n > 1) engine.keep(0);
       times.push(run(n) / n);
     }
-    return times.slice(1).toSorted((a, b) => a - b)[(times.length - 1) >> 1];
+    engine.closeSession();
+    const macs = costs.reduce((sum, cost, block) => sum + (left[block] ? cost.macs : 0), 0);
+    return { ms: times.slice(1).toSorted((a, b) => a - b)[(times.length - 1) >> 1], macs };
   };
-  engine.openSession(none, 128, PREFILL_TOKENS);
-  const base = { prefill: median(PREFILL_TOKENS, BUDGET_MS / 8), decode: (engine.keep(0), median(1, BUDGET_MS / 8)) };
-  engine.openSession(some, 128, PREFILL_TOKENS);
-  const with_ = { prefill: median(PREFILL_TOKENS, BUDGET_MS / 2), decode: (engine.keep(0), median(1, BUDGET_MS / 4)) };
-  engine.closeSession();
-  /** @param {'prefill' | 'decode'} kind */
-  const speed = (kind) => ({ base: base[kind], perMac: macs ? Math.max(0, with_[kind] - base[kind]) / macs : 0 });
-  return { prefill: speed('prefill'), decode: speed('decode') };
+  /** @param {number} n @param {number} blocks @param {number} budget */
+  const speed = (n, blocks, budget) => {
+    const { ms: base } = time(n, 0, budget / 4);
+    const { ms, macs } = time(n, blocks, (3 * budget) / 4);
+    return { base, perMac: macs ? Math.max(0, ms - base) / macs : 0 };
+  };
+  return { decode: speed(1, costs.length, BUDGET_MS / 2), prefill: speed(chunk, PREFILL_BLOCKS, BUDGET_MS / 2) };
 }
 
 /** Tokens per second. @param {{base: number, perMac: number}} speed @param {number} macs of the blocks that run */

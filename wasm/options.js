@@ -117,12 +117,12 @@ const isEndpoint = (value) => (/^https?:\/\/[^/]+/.test(value) ? undefined : "a 
 /** @type {Check} */
 const isCache = (value) => {
   if (typeof value === 'boolean' || (typeof value === 'string' && value)) return undefined;
-  const known = { folder: isText, maxBytes: whole(0, Number.MAX_SAFE_INTEGER), refresh: oneOf(true, false) };
+  const known = { folder: isText, maxBytes: whole(0, Number.MAX_SAFE_INTEGER), refresh: oneOf(true, false), persist: oneOf(true, false) };
   const fine =
     typeof value === 'object' &&
     value !== null &&
     Object.entries(value).every(([key, one]) => Object.hasOwn(known, key) && (one === undefined || !known[/** @type {keyof typeof known} */ (key)](one)));
-  return fine ? undefined : 'true, false, a folder or {folder, maxBytes, refresh}';
+  return fine ? undefined : 'true, false, a folder or {folder, maxBytes, refresh, persist}';
 };
 
 /** @type {Record<string, Check>} */

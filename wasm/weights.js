@@ -130,6 +130,11 @@ export class Weights {
     }
   }
 
+  /** How far the file was fed from its beginning on. */
+  get fedTo() {
+    return this.#at;
+  }
+
   /** Whether a range costs its own bytes only, so that fetching by need saves any. */
   get random() {
     return this.#source.random === true;

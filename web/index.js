@@ -50,6 +50,8 @@ const relative = (text) => ({ kind: 'url', url: new URL(text, globalThis.documen
  * @returns {Promise<import('../wasm/llm.js').Llm>}
  */
 export async function load(source, options = {}) {
+  const cache = options?.cache ?? true;
+  if (cache !== false && (typeof cache !== 'object' || cache.persist !== false)) void persist();
   return Loaded.load(WORKER, source, options, relative);
 }
 
@@ -61,6 +63,12 @@ export async function load(source, options = {}) {
  */
 export async function canRun(source, options = {}) {
   return canRunHere(WORKER, source, options, relative);
+}
+
+/** Asks the browser to keep the store when room runs short; it may say no, and nothing depends on it. */
+async function persist() {
+  if (!globalThis.document || (await navigator.storage?.persisted?.())) return;
+  await navigator.storage?.persist?.().catch(() => {});
 }
 
 /** The stored models. */

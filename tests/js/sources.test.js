@@ -223,6 +223,7 @@ describe('a model', { skip: noModules }, () => {
 
   test('that ends early on the server is a format error', async (t) => {
     const server = await faultServer(t, { '/m.gguf': model.subarray(0, 5_000_000) });
+    server.fault('/m.gguf', { bytesPerSecond: 4_000_000 });
     await assert.rejects(run(`${server.url}/m.gguf`), { code: 'format', message: /m\.gguf: the file has 5000000 bytes, its header describes/ });
     assert.ok(server.sent < 4_000_000, 'and is not read to its end');
   });
