@@ -404,6 +404,30 @@ describe('models', { skip: noModules }, () => {
     assert.deepEqual(await models.list({ cache }), []);
   });
 
+  test('may be aborted at any point of a load, and leave nothing locked', async (t) => {
+    const cache = folder(t);
+    const server = await faultServer(t, { '/m.gguf': model });
+    server.hub('owner/name', { files: { 'm.gguf': model } });
+    server.fault('/api/models/owner/name/revision/main', { bytesPerSecond: 5000 });
+    const options = { cache, threads: 1, endpoint: server.url, skip: 'ffn:1' };
+    let aborted = 0;
+    for (const after of [0, 10, 30, 60, 100, 200, 400]) {
+      const loading = load('hf:owner/name', { ...options, signal: AbortSignal.timeout(after) });
+      await loading.then(
+        (llm) => llm.free(),
+        (error) => {
+          assert.equal(error.name, 'AbortError');
+          aborted++;
+        },
+      );
+      assert.deepEqual(existsSync(join(cache, '.locks')) ? readdirSync(join(cache, '.locks')) : [], [], `after ${after} ms`);
+    }
+    assert.ok(aborted > 0);
+    const llm = await load('hf:owner/name', options);
+    await llm.complete;
+    await llm.free();
+  });
+
   test('are free for another load after free, and free may be called twice', async (t) => {
     const cache = folder(t);
     const server = await faultServer(t, { '/m.gguf': model });
