@@ -32,7 +32,12 @@ import { check, either, isFunction, isText, oneOf, whole } from '../wasm/options
 const MOST_BODY_BYTES = 8 << 20;
 
 /** HTTP status of an error's code; others are 500. @type {Record<string, number>} */
-const STATUS = { argument: 400, unsupported: 400, template: 400, context_full: 400, queue_full: 429, freed: 503, trapped: 503, worker_crashed: 503 };
+const STATUS = {
+  argument: 400, unsupported: 400, template: 400, context_full: 400, queue_full: 429, freed: 503, trapped: 503, worker_crashed: 503,
+};
+
+/** OpenAI's word for a kind of error. @type {Record<number, string>} */
+const TYPES = { 401: 'authentication_error', 429: 'rate_limit_error' };
 
 /** An error of the server's own. */
 class HttpError extends Error {
@@ -110,7 +115,8 @@ class Service {
     }
     this.#calls.delete(call);
     const gone = response.writableEnded ? '' : ', the client went away';
-    this.#options.log?.(`${request.method} ${pathname} ${response.statusCode} in ${(performance.now() - started).toFixed(0)} ms${gone}`);
+    const ms = (performance.now() - started).toFixed(0);
+    this.#options.log?.(`${request.method} ${pathname} ${response.statusCode} in ${ms} ms${gone}`);
   }
 
   /** @param {Outgoing} response */
@@ -167,7 +173,9 @@ class Service {
     const { model } = this.#llm.info;
     const one = { id: model.name || 'skipstone', object: 'model', created: this.#started, owned_by: 'skipstone' };
     if (!id) return { object: 'list', data: [one] };
-    if (id !== encodeURIComponent(one.id)) throw new HttpError(404, `there is no model '${id}'; there is '${one.id}'`, 'model_not_found');
+    if (id !== encodeURIComponent(one.id)) {
+      throw new HttpError(404, `there is no model '${id}'; there is '${one.id}'`, 'model_not_found');
+    }
     return one;
   }
 
@@ -216,7 +224,8 @@ async function sendEvents(response, chunks) {
   response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-cache', 'X-Accel-Buffering': 'no' });
   response.flushHeaders();
   for await (const chunk of chunks) {
-    if (!response.write(`data: ${JSON.stringify(chunk)}\n\n`)) await Promise.race([once(response, 'drain'), once(response, 'close')]);
+    const room = response.write(`data: ${JSON.stringify(chunk)}\n\n`);
+    if (!room) await Promise.race([once(response, 'drain'), once(response, 'close')]);
   }
   response.end('data: [DONE]\n\n');
 }
@@ -230,7 +239,7 @@ function fail(response, error) {
   const body = {
     error: {
       message,
-      type: status === 401 ? 'authentication_error' : status === 429 ? 'rate_limit_error' : status < 500 ? 'invalid_request_error' : 'server_error',
+      type: TYPES[status] ?? (status < 500 ? 'invalid_request_error' : 'server_error'),
       param: null,
       code: code === 'context_full' ? 'context_length_exceeded' : (code ?? null),
     },

@@ -305,13 +305,13 @@ ss_status ss_session_set_recovery(ss_session *session, const ss_recovery *recove
 ss_status ss_session_copy(ss_session *to, const ss_session *from, uint32_t n_tokens, ss_error *err);
 
 /* A session as bytes that outlive the process: KV, tokens, masks, and what they belong to (saved.c describes the format).
- * `tokens` are those that it holds, [ss_session_length]; `bytes` has room for ss_session_saved_bytes. SS_E_STATE while a step is
- * under way, or when the KV has holes. */
+ * `tokens` are those that it holds, [ss_session_length]; `bytes` has room for ss_session_saved_bytes. SS_E_STATE while a
+ * step is under way, or when the KV has holes. */
 size_t ss_session_saved_bytes(const ss_session *session);
 ss_status ss_session_save(const ss_session *session, const int32_t *tokens, void *bytes, ss_error *err);
 
-/* The session that was saved, with the context and chunk that `options` ask for; its tokens go to tokens[context] and their number is
- * ss_session_length. `bytes` may be anything: SS_E_FORMAT: no saved session, truncated or damaged; SS_E_UNSUPPORTED: of
+/* The session that was saved, with the context and chunk that `options` ask for; its tokens go to tokens[context], and their
+ * number is ss_session_length. `bytes` may be anything: SS_E_FORMAT: no saved session, truncated or damaged; SS_E_UNSUPPORTED: of
  * another version of the format or of the numbers; SS_E_ARGUMENT: of another model, or with other masks or recovery than
  * `options`; SS_E_CONTEXT: it does not fit. */
 ss_status ss_session_restore(ss_session **out, const ss_model *model, const ss_session_options *options,

@@ -499,7 +499,11 @@ export class Engine {
     return this.#session;
   }
 
-  /** Starts on tokens behind those held, with logits of the last unless told otherwise. @param {ArrayLike<number>} tokens @param {0 | 1} [logits] */
+  /**
+   * Starts on tokens behind those held.
+   * @param {ArrayLike<number>} tokens
+   * @param {0 | 1} [logits] of the last
+   */
   begin(tokens, logits = 1) {
     const { pointer, tokens: at, context } = this.#used;
     if (tokens.length > context) throw new SkipstoneError('context_full', `${tokens.length} tokens, the context has ${context}`);

@@ -29,7 +29,8 @@ const MOST_ROUTES = 16;
  * @property {Known} [known]
  *
  * @typedef {{text: string, tokens: ArrayLike<number>}} Known
- *   What a prompt's text begins with, as the tokens that it was made of: an answer need not be what the tokenizer makes of its text.
+ *   What a prompt's text begins with, as the tokens that it was made of: an answer need not be what the tokenizer makes of
+ *   its text.
  *
  * @typedef {object} Chunk
  * @property {string} text
@@ -113,7 +114,10 @@ export class Runner {
   #depth;
   #weights;
   #slots;
-  /** Where texts went: a chat asks for the same one at each turn. @type {Map<string, ReturnType<import('./engine.js').Engine['route']>>} */
+  /**
+   * Where texts went: a chat asks for the same one at each turn.
+   * @type {Map<string, ReturnType<import('./engine.js').Engine['route']>>}
+   */
   #routes = new Map();
 
   /**
@@ -285,7 +289,8 @@ export class Runner {
   async prefill(request, interrupted) {
     if (!this.#isRouted(request)) return this.#tokens(request);
     const { prompt, slot } = this.#begin(request, 0);
-    if (slot.held.length < prompt.length) await this.#run(slot, prompt.slice(slot.held.length), { slice: performance.now() }, interrupted, true, 0);
+    const fresh = prompt.slice(slot.held.length);
+    if (fresh.length) await this.#run(slot, fresh, { slice: performance.now() }, interrupted, true, 0);
     return prompt;
   }
 

@@ -17,9 +17,11 @@
  * @property {number} total_tokens
  * @property {{cached_tokens: number}} prompt_tokens_details cached_tokens: of the prompt, that were not computed again
  *
- * @typedef {{token: string, logprob: number, bytes: number[]}} TokenLogprob  bytes: the token's own, where `token` has no whole character
+ * @typedef {{token: string, logprob: number, bytes: number[]}} TokenLogprob
+ *   bytes: the token's own, where `token` is no whole character
  * @typedef {{content: (TokenLogprob & {top_logprobs: TokenLogprob[]})[], refusal: null}} ChatLogprobs
- * @typedef {{tokens: string[], token_logprobs: number[], top_logprobs: Record<string, number>[], text_offset: number[]}} CompletionLogprobs
+ * @typedef {{tokens: string[], token_logprobs: number[], top_logprobs: Record<string, number>[],
+ *   text_offset: number[]}} CompletionLogprobs
  *
  * @typedef {object} Common
  * @property {string} id
@@ -30,13 +32,13 @@
  * @typedef {Skipstone & {seed: string, logits_hash: string}} Ran
  *   seed: that was used, as decimal digits; logits_hash: of the logits of the last pick, the same on every machine
  *
- * @typedef {Common & {object: 'chat.completion', choices: {index: 0, finish_reason: 'stop' | 'length', logprobs: ChatLogprobs | null,
- *   message: {role: 'assistant', content: string, refusal: null}}[], usage: Usage, skipstone: Ran,
+ * @typedef {Common & {object: 'chat.completion', choices: {index: 0, finish_reason: 'stop' | 'length',
+ *   logprobs: ChatLogprobs | null, message: {role: 'assistant', content: string, refusal: null}}[], usage: Usage, skipstone: Ran,
  *   timings: import('./generate.js').Timings}} ChatCompletion
  *
  * @typedef {Common & {object: 'chat.completion.chunk', choices: {index: 0, finish_reason: 'stop' | 'length' | null,
- *   logprobs: ChatLogprobs | null, delta: {role?: 'assistant', content?: string}}[], usage?: Usage | null, skipstone?: Skipstone | Ran,
- *   timings?: import('./generate.js').Timings}} ChatCompletionChunk
+ *   logprobs: ChatLogprobs | null, delta: {role?: 'assistant', content?: string}}[], usage?: Usage | null,
+ *   skipstone?: Skipstone | Ran, timings?: import('./generate.js').Timings}} ChatCompletionChunk
  *   The first chunk has `skipstone` as far as it is known before the first token, the one with the finish_reason all of it and
  *   `timings`.
  *
@@ -138,7 +140,8 @@ class Answers {
    * @param {AbortSignal | undefined} signal
    * @param {boolean} usage
    * @param {(part: {chunk?: Chunk, finish?: 'stop' | 'length'}) => C | undefined} choice of a part; of the first, which is empty
-   * @returns {Promise<Stream<T & {choices: C[], usage?: Usage | null, skipstone?: Skipstone | Ran, timings?: import('./generate.js').Timings}>>}
+   * @returns {Promise<Stream<T & {choices: C[], usage?: Usage | null, skipstone?: Skipstone | Ran,
+   *   timings?: import('./generate.js').Timings}>>}
    */
   async stream(head, request, signal, usage, choice) {
     const controller = new AbortController();
@@ -259,7 +262,8 @@ export class Completions extends Answers {
         if (chunk && !chunk.text && !chunk.logprobs) return undefined;
         const at = offset;
         offset += chunk?.text.length ?? 0;
-        return { index: 0, text: chunk?.text ?? '', logprobs: chunk ? completionLogprobs([chunk], at) : null, finish_reason: finish };
+        const logs = chunk ? completionLogprobs([chunk], at) : null;
+        return { index: 0, text: chunk?.text ?? '', logprobs: logs, finish_reason: finish };
       });
       return chunks;
     }
@@ -336,7 +340,7 @@ const usageOf = ({ promptTokens, cachedTokens, tokens }) => ({
 });
 
 /** @param {import('./generate.js').MaskReport} mask @param {import('./generate.js').Route | null} route @returns {Skipstone} */
-export const whatRuns = (mask, route) => ({
+const whatRuns = (mask, route) => ({
   cluster: route?.cluster ?? null,
   distance: route && route.cluster !== null ? route.distance : null,
   depth: route?.depth ?? 1 - mask.macsSkipped,

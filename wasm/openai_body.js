@@ -62,8 +62,8 @@ const never = () => 'nothing: this is not supported';
 /** @type {Check} */
 const isUsage = (value) => {
   const known = ['include_usage', 'include_obfuscation'];
-  if (typeof value !== 'object') return '{include_usage: true}';
-  return Object.entries(value).every(([key, flag]) => known.includes(key) && typeof flag === 'boolean') ? undefined : '{include_usage: true}';
+  const flags = typeof value === 'object' ? Object.entries(value) : [['', value]];
+  return flags.every(([key, flag]) => known.includes(key) && typeof flag === 'boolean') ? undefined : '{include_usage: true}';
 };
 
 /** @type {Record<string, Check>} */
@@ -143,8 +143,8 @@ const EMBEDDING = {
  * @returns {T}
  */
 function given(call, body, known) {
-  const fields = typeof body === 'object' && body !== null ? Object.entries(body).filter(([, value]) => value !== null && value !== undefined) : body;
-  const left = Array.isArray(fields) ? Object.fromEntries(fields) : fields;
+  const isObject = typeof body === 'object' && body !== null;
+  const left = isObject ? Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null && value !== undefined)) : body;
   check(call, left, known);
   return /** @type {T} */ (left);
 }
@@ -156,7 +156,8 @@ function given(call, body, known) {
  * @returns {import('./options.js').GenerateOptions}
  */
 function options(call, body, maxTokens = body.max_tokens) {
-  const { stop, seed, temperature, top_p, top_k, min_p, frequency_penalty, presence_penalty, repetition_penalty, skip, depth } = body;
+  const { stop, seed, temperature, top_p, top_k, min_p, skip, depth } = body;
+  const { frequency_penalty, presence_penalty, repetition_penalty } = body;
   if (body.stream_options && !body.stream) throw new SkipstoneError('argument', `${call}: stream_options needs stream: true`);
   return {
     maxTokens: maxTokens ?? undefined,
@@ -221,8 +222,8 @@ export function embeddingBody(body) {
 function onePrompt(call, prompt) {
   const only = Array.isArray(prompt) && prompt.length === 1 && typeof prompt[0] !== 'number' ? prompt[0] : prompt;
   if (typeof only === 'string') return only;
-  const fine = Array.isArray(only) && only.length && only.every((token) => Number.isInteger(token) && token >= 0 && token <= 0x7fffffff);
-  if (!fine) throw new SkipstoneError('argument', `${call}: prompt is ${show(prompt)}, want one text or the tokens of one`);
+  const isToken = (/** @type {unknown} */ token) => whole(0, 0x7fffffff)(token) === undefined;
+  if (!Array.isArray(only) || !only.length || !only.every(isToken)) throw new SkipstoneError('argument', `${call}: prompt is ${show(prompt)}, want one text or the tokens of one`);
   return Int32Array.from(only);
 }
 
@@ -247,7 +248,9 @@ function chatMessages(call, messages) {
   return messages.map((message, i) => {
     const where = `messages[${i}]`;
     const { role, content } = given(`${call}: ${where}`, message, MESSAGE);
-    if (typeof role !== 'string') throw new SkipstoneError('argument', `${call}: ${where}.role is ${show(role)}, want ${ROLES.join(', ')}`);
+    if (typeof role !== 'string') {
+      throw new SkipstoneError('argument', `${call}: ${where}.role is ${show(role)}, want ${ROLES.join(', ')}`);
+    }
     return { role: role === 'developer' ? 'system' : role, content: textOf(`${call}: ${where}.content`, content, 'text') };
   });
 }
@@ -260,7 +263,9 @@ function chatMessages(call, messages) {
  */
 export function textOf(where, content, key) {
   if (typeof content === 'string') return content;
-  if (!Array.isArray(content)) throw new SkipstoneError('argument', `${where} is ${show(content)}, want a string or an array of text parts`);
+  if (!Array.isArray(content)) {
+    throw new SkipstoneError('argument', `${where} is ${show(content)}, want a string or an array of text parts`);
+  }
   return content
     .map((part, i) => {
       if (part?.type === 'text' && typeof part[key] === 'string') return part[key];

@@ -51,9 +51,13 @@ export function unpack(saved) {
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset + MAGIC.length);
   const [version, hash, length] = [0, 4, 8].map((at) => view.getUint32(at, true));
-  if (version !== VERSION) throw new SkipstoneError('unsupported', `restore: the saved session has version ${version}, this is for ${VERSION}`);
+  if (version !== VERSION) {
+    throw new SkipstoneError('unsupported', `restore: the saved session has version ${version}, this is for ${VERSION}`);
+  }
   const json = bytes.subarray(HEAD_BYTES, HEAD_BYTES + length);
-  if (json.length < length || hashOf(json) !== hash) throw new SkipstoneError('format', 'restore: the saved session is truncated or damaged');
+  if (json.length < length || hashOf(json) !== hash) {
+    throw new SkipstoneError('format', 'restore: the saved session is truncated or damaged');
+  }
   return { state: parse(new TextDecoder().decode(json)), kv: bytes.subarray(HEAD_BYTES + length) };
 }
 

@@ -70,7 +70,8 @@ const isAllText = (value) =>
 /** @type {Check} */
 const isNothing = (value) => (Array.isArray(value) && !value.length ? undefined : 'nothing: this is not supported');
 
-const { temperature, topK, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty, seed, maxTokens, stop, skip, depth } = GENERATE;
+const { temperature, topK, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty } = GENERATE;
+const { seed, maxTokens, stop, skip, depth } = GENERATE;
 /** What an answer depends on; saved with a session. @type {Record<string, Check>} */
 const LASTING = {
   temperature, topK, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty, seed, maxTokens, stop, skip, depth,
@@ -133,8 +134,9 @@ export class SessionMaker {
   }
 
   /**
-   * The session that `save` gave the bytes of, by this model in this version. Code format: the bytes are none, or damaged; unsupported: from
-   * another version; argument: of another model, or of a bank or depth that skips other blocks; context_full: it does not fit.
+   * The session that `save` gave the bytes of, by this model. Codes of errors: format, not such bytes, or damaged ones;
+   * unsupported, from another version; argument, of another model, or of a bank or depth that skips other blocks;
+   * context_full, it does not fit.
    * @param {Uint8Array | ArrayBuffer | Blob} saved
    * @param {SignalOption} [options]
    * @returns {Promise<Session>}
@@ -145,14 +147,16 @@ export class SessionMaker {
     const { messages, text, options: said } = state;
     const own = typeof said.seed === 'string' ? { ...said, seed: BigInt(said.seed) } : said;
     check('restore', own, LASTING);
-    const session = new Session(this.#inner, own, { messages: messages.length ? messagesOf('restore', messages).messages : [], text, tokens: [] });
+    const past = messages.length ? messagesOf('restore', messages).messages : [];
+    const session = new Session(this.#inner, own, { messages: past, text, tokens: [] });
     await session.fill(kv, signal);
     return session;
   }
 }
 
 /** @param {SessionOptions} options */
-const lasting = (options) => Object.fromEntries(Object.entries(options).filter(([name, value]) => name in LASTING && value !== undefined));
+const lasting = (options) =>
+  Object.fromEntries(Object.entries(options).filter(([name, value]) => name in LASTING && value !== undefined));
 
 /**
  * What was said, and the tokens that its text was computed as.
@@ -323,7 +327,8 @@ export class Session extends EventTarget {
   async save(options) {
     return this.#inOrder(signalOf('save', options), async (both) => {
       const { messages, text, tokens } = this.#state;
-      const kv = tokens.length ? await this.#inner.call('save', { request: this.#requestFor(text, messages) }, both) : new Uint8Array();
+      const request = this.#requestFor(text, messages);
+      const kv = tokens.length ? await this.#inner.call('save', { request }, both) : new Uint8Array();
       const { seed: own, ...rest } = this.#options;
       return pack({ messages, text, options: own === undefined ? rest : { ...rest, seed: String(own) } }, kv);
     });
@@ -375,7 +380,9 @@ export class Session extends EventTarget {
   /** @param {Message[]} added */
   #with(added) {
     const { messages } = this.#state;
-    if (messages.length && added[0]?.role === 'system') throw new SkipstoneError('argument', 'a system message must be the first of a session');
+    if (messages.length && added[0]?.role === 'system') {
+      throw new SkipstoneError('argument', 'a system message must be the first of a session');
+    }
     return [...messages, ...added];
   }
 
@@ -467,7 +474,9 @@ function messagesOf(call, input) {
     const where = `${call}: message ${i}`;
     check(where, message, MESSAGE);
     const { role, content, prefix: isPrefix } = message;
-    if (!role || (role === 'system' && i)) throw new SkipstoneError('argument', `${where}: role is ${show(role)}, ${i ? 'want user or assistant' : 'want one'}`);
+    if (!role || (role === 'system' && i)) {
+      throw new SkipstoneError('argument', `${where}: role is ${show(role)}, want ${i ? '' : 'system, '}user or assistant`);
+    }
     if (isPrefix && (role !== 'assistant' || i !== input.length - 1)) {
       throw new SkipstoneError('argument', `${where}: prefix is for the last message, the assistant's`);
     }

@@ -73,7 +73,11 @@ export class Slots {
     return slot;
   }
 
-  /** A slot that holds nothing, at the cost of the least used one; `spare` is only taken where there is no other. @param {import('./engine.js').Mask} mask @param {Slot | undefined} spare */
+  /**
+   * A slot that holds nothing, at the cost of the one not used for longest.
+   * @param {import('./engine.js').Mask} mask
+   * @param {Slot | undefined} spare of this mask; it is given, as it is, only where there is no other
+   */
   #fresh(mask, spare) {
     const unused = this.#slots.find((slot) => !slot.held.length && slot.owner === undefined);
     if (unused) this.#close(unused);
@@ -96,8 +100,8 @@ export class Slots {
 
   /** @param {Slot | undefined} spare */
   #oldest(spare) {
-    const others = this.#slots.filter((slot) => slot !== spare);
-    return others.reduce((/** @type {Slot | undefined} */ oldest, slot) => (oldest && oldest.used < slot.used ? oldest : slot), undefined);
+    const [oldest] = this.#slots.filter((slot) => slot !== spare).sort((a, b) => a.used - b.used);
+    return /** @type {Slot | undefined} */ (oldest);
   }
 
   /** @param {import('./engine.js').Mask} mask */

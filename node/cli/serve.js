@@ -11,7 +11,7 @@ export const serve = {
   about: `Serves POST /v1/chat/completions, /v1/completions and /v1/embeddings, and GET /v1/models, on this machine alone
 unless --host says otherwise. Calls queue on one engine. Ctrl-C ends it.`,
   examples: `  npx skipstone serve -m model.gguf --port 8080
-  curl http://127.0.0.1:8080/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello!"}]}'`,
+  curl http://127.0.0.1:8080/v1/chat/completions --json '{"messages": [{"role": "user", "content": "Hello!"}]}'`,
   options: [
     MODEL,
     { name: 'port', kind: 'whole', min: 0, max: 65535, argument: 'N', help: 'port; 0: any that is free (default 8080)' },
