@@ -192,8 +192,8 @@ export class FaultServer {
       if (fault.bytesPerSecond) await new Promise((resolve) => setTimeout(resolve, 20));
     }
     if (fault.stallAfter !== undefined) return;
-    if (fault.cutAfter !== undefined) response.destroy();
-    else response.end();
+    if (fault.cutAfter === undefined) response.end();
+    else setTimeout(() => response.destroy(), 100); // what is on its way arrives first: a reset would throw it away
   }
 }
 
