@@ -112,7 +112,8 @@ static parse_result parse(recover_args *a, int argc, char **argv) {
       .about =
           "Fits what makes up for the blocks that a bank's masks skip, and writes the bank with it: RMSNorm gains and\n"
           "an output scale for each block that runs, and for each skipped block a stand-in, h += a * h + b, channel by\n"
-          "channel. Stand-ins start in closed form; then all are trained by KL to the dense model. The weights stay.",
+          "channel. Stand-ins start in closed form; then all are trained by KL to the dense model. A cluster's mask goes\n"
+          "on from what was found for the global one of its level, and that from the level before. The weights stay.",
       .examples =
           "  skipstone bank recover -m model.gguf --bank bank.gguf --corpus *.train.jsonl --out recovered.gguf\n"
           "  skipstone eval nll -m model.gguf --data heldout.jsonl --bank recovered.gguf --recovery both",
@@ -126,6 +127,7 @@ static parse_result parse(recover_args *a, int argc, char **argv) {
 
 typedef struct job { /* of one mask */
   uint32_t level, cluster; /* cluster n_clusters: the global mask */
+  const struct job *start; /* whose result this one starts from; NULL: none */
   ss_mask mask;
   ss_recovery *recovery; /* NULL: none, or not fitted yet */
   ss_recover_report report;
@@ -313,7 +315,7 @@ static ss_status fit_mask(recovering *r, job *b, const char *folder, ss_error *e
   buffer_addf(&path, "%s/mask-%u-%u.state", folder, b->level, b->cluster);
   ss_status status = draw_windows(r, b->cluster, &train, &held, err);
   const ss_windows faces[] = {window_set_face(&train), window_set_face(&held)};
-  const ss_recover_data data = {r->engine.model, &b->mask, &faces[0], &faces[1]};
+  const ss_recover_data data = {r->engine.model, &b->mask, &faces[0], &faces[1], b->start ? b->start->recovery : NULL};
   if (status == SS_OK) status = ss_recover_create(&fit, &data, &r->options, r->engine.host, err);
   if (status == SS_OK && r->args->resume) status = load(fit, path.data, err);
   if (status == SS_OK) status = step_to_the_end(r, b, fit, path.data, err);
@@ -470,18 +472,21 @@ static bool parse_parts(const char *text, uint32_t *parts) {
 
 static ss_status make_jobs(recovering *r, const double *levels, uint32_t n_levels, ss_error *err) {
   const ss_bank_info *i = &r->router.info;
+  const job *previous = NULL; /* the global mask of the level before */
   uint32_t n_found = 0;
   r->jobs = take_memory((size_t)i->n_levels * (i->n_clusters + 1), sizeof *r->jobs);
   for (uint32_t level = 0; level < i->n_levels; level++) {
     bool wanted = n_levels == 0;
     for (uint32_t k = 0; k < n_levels; k++) wanted = wanted || fabs(levels[k] - (double)i->levels[level]) < 1e-6;
     n_found += wanted;
+    const job *global = wanted ? &r->jobs[r->n_jobs] : NULL, *before = previous;
     for (uint32_t c = 0; wanted && c <= i->n_clusters; c++) {
       job *b = &r->jobs[r->n_jobs++];
-      *b = (job){.level = level, .cluster = c};
-      const ss_status status = ss_bank_mask(r->router.bank, c, 1 - (double)i->levels[level], &b->mask, err);
+      *b = (job){.level = level, .cluster = c ? c - 1 : i->n_clusters, .start = c ? global : before};
+      const ss_status status = ss_bank_mask(r->router.bank, b->cluster, 1 - (double)i->levels[level], &b->mask, err);
       if (status != SS_OK) return status;
     }
+    if (wanted) previous = global;
   }
   if (n_levels && n_found != n_levels)
     return ss_fail(err, SS_E_ARGUMENT, "--levels %s: the bank has %u of these levels", r->args->levels, n_found);

@@ -138,7 +138,12 @@ ss_status train_recover(train_job *j, uint32_t level, const buffer *saved, mask_
   const train_run *r = j->run;
   const train_plan *p = r->plan;
   const ss_windows train = window_set_face(&j->text), held = window_set_face(&j->held.windows);
-  const ss_recover_data data = {.model = r->engine.model, .mask = &m->mask, .train = &train, .held = &held};
+  const kept_recovery *start = j->index ? &r->recoveries[level] : level ? &r->recoveries[level - 1] : NULL;
+  const ss_recover_data data = {.model = r->engine.model,
+                                .mask = &m->mask,
+                                .train = &train,
+                                .held = &held,
+                                .start = start && start->numbers ? &start->face : NULL};
   const ss_recover_options options = {.parts = parts[p->recover],
                                       .steps = p->recover & RECOVER_GAINS ? p->recover_steps : 0,
                                       .tokens_per_step = p->windows_per_step * p->window,

@@ -239,23 +239,18 @@ static void form_teams(train_run *r) {
   r->team = ranks_split(&r->world, r->team_index);
 }
 
-/* What the teams found, to all processes: rank t of the world leads team t. */
-static void gather_results(train_run *r) {
+/* A mask's result, from one process to all. */
+static void share_result(train_run *r, uint32_t from, uint32_t index, uint32_t level) {
   const uint32_t n_blocks = r->shape.n_blocks, n_embd = r->engine.info.n_embd;
-  for (uint32_t index = 1; index <= r->plan->n_clusters; index++)
-    for (uint32_t level = 0; level < r->plan->n_levels; level++) {
-      const uint32_t from = (index - 1) % r->n_teams;
-      mask_result *m = result_of(r, index, level);
-      kept_recovery *recovery = &r->recoveries[m - r->results];
-      bool some = recovery->numbers != NULL;
-      ranks_share(&r->world, from, m, sizeof *m);
-      ranks_share(&r->world, from, &some, sizeof some);
-      if (!some) continue;
-      if (!recovery->numbers)
-        recovery->numbers = take_memory(kept_numbers(n_blocks, n_embd), sizeof *recovery->numbers);
-      ranks_share(&r->world, from, recovery->numbers, kept_numbers(n_blocks, n_embd) * sizeof *recovery->numbers);
-      if (!recovery->blocks) kept_recovery_open(recovery, n_blocks, n_embd);
-    }
+  mask_result *m = result_of(r, index, level);
+  kept_recovery *recovery = &r->recoveries[m - r->results];
+  bool some = recovery->numbers != NULL;
+  ranks_share(&r->world, from, m, sizeof *m);
+  ranks_share(&r->world, from, &some, sizeof some);
+  if (!some) return;
+  if (!recovery->numbers) recovery->numbers = take_memory(kept_numbers(n_blocks, n_embd), sizeof *recovery->numbers);
+  ranks_share(&r->world, from, recovery->numbers, kept_numbers(n_blocks, n_embd) * sizeof *recovery->numbers);
+  if (!recovery->blocks) kept_recovery_open(recovery, n_blocks, n_embd);
 }
 
 ss_status train_run_all(train_run *r, ss_error *err) {
@@ -271,13 +266,16 @@ ss_status train_run_all(train_run *r, ss_error *err) {
   count_work(r);
   ss_status status = find_first_masks(r, err);
   if (status == SS_OK) status = train_job_run(r, 0, &r->world, err);
+  for (uint32_t level = 0; status == SS_OK && level < r->plan->n_levels; level++) share_result(r, 0, 0, level);
   for (uint32_t index = 1; status == SS_OK && index < n_jobs; index++)
     if (is_mine(r, index)) status = train_job_run(r, index, &r->team, err);
   progress_done(&r->progress);
   if (status != SS_OK && status != SS_E_STATE) return status; /* the caller ends all processes */
   if (ranks_any(&r->world, status != SS_OK) && status == SS_OK)
     return ss_fail(err, SS_E_STATE, "stopped: another process was interrupted");
-  if (status == SS_OK) gather_results(r);
+  for (uint32_t index = 1; status == SS_OK && index < n_jobs; index++) /* rank t of the world leads team t */
+    for (uint32_t level = 0; level < r->plan->n_levels; level++)
+      share_result(r, (index - 1) % r->n_teams, index, level);
   return status;
 }
 

@@ -113,6 +113,10 @@ static ss_status shape(ss_recover *r, const ss_recover_data *data, const ss_reco
       shortest = ss_min(shortest, length);
     }
   }
+  const ss_recovery *start = data->start;
+  if (start && (start->n_blocks != 2 * c->n_layers || start->n_embd != c->n_embd))
+    return ss_fail(err, SS_E_ARGUMENT, "recovery: a start for %u blocks of width %u, the model has %u of %u",
+                   start->n_blocks, start->n_embd, 2 * c->n_layers, c->n_embd);
   ss_mask all;
   ss_mask_fill(&all, 2 * c->n_layers);
   if (!ss_mask_within(data->mask, &all))
@@ -174,6 +178,7 @@ static uint64_t identity(const ss_recover *r) {
                              o->tokens_per_step, o->check_every,      o->patience, o->seed,       r->at.n};
   const double rates[] = {o->rate, o->ridge, o->keep_near};
   uint64_t hash = ss_fnv1a(SS_FNV_START, counts, sizeof counts);
+  hash = ss_fnv1a(hash, r->x.base, r->at.n * sizeof *r->x.base);
   hash = ss_fnv1a(hash, rates, sizeof rates);
   hash = ss_fnv1a(hash, &r->mask, sizeof r->mask);
   const ss_windows *const sets[] = {r->data.train, r->data.held};
@@ -185,8 +190,30 @@ static uint64_t identity(const ss_recover *r) {
   return hash;
 }
 
+static void copy_numbers(float *to, const float *from, uint32_t n) {
+  if (from) memcpy(to, from, n * sizeof *to);
+}
+
+/* What `start` has for blocks that run, or are skipped, in both masks. */
+static void take_start(ss_recover *r, const ss_recovery *start) {
+  const uint32_t E = r->n_embd;
+  for (uint32_t i = 0; i < r->n_blocks; i++) {
+    const ss_recovery_block *from = &start->blocks[i];
+    if (ss_mask_has(&r->mask, i)) {
+      copy_numbers(r->x.base + (size_t)i * E, from->gains, E);
+      r->x.base[r->at.scales + i] = from->scale;
+    } else {
+      copy_numbers(r->x.base + r->at.a + (size_t)i * E, from->a, E);
+      copy_numbers(r->x.base + r->at.b + (size_t)i * E, from->b, E);
+    }
+  }
+  copy_numbers(r->x.base + (size_t)r->n_blocks * E, start->output_gains, E);
+}
+
+/* Those of the model: as if there were no recovery. */
 static void start_numbers(ss_recover *r) {
   const ss_model *m = r->data.model;
+  memset(r->x.base + r->at.a, 0, (r->at.n - r->at.a) * sizeof(float));
   for (uint32_t i = 0; i <= r->n_blocks; i++) {
     const ss_layer *l = &m->layers[ss_min(i, r->n_blocks - 1) / 2];
     const float *gains = ss_model_vector(m, i == r->n_blocks ? m->output_norm : i % 2 ? l->ffn_norm : l->attn_norm);
@@ -212,10 +239,11 @@ ss_status ss_recover_create(ss_recover **out, const ss_recover_data *data, const
   r->bytes = arena.used;
   arena = (ss_arena){.base = (uint8_t *)r};
   lay_out(&arena, r);
-  *r->state = (header){.magic = STATE_MAGIC, .of = identity(r), .report = {.steps = r->options.steps}};
   for (uint32_t i = 0; i < r->max_windows; i++)
     for (uint32_t k = 0; k < r->n_blocks; k++) r->z[(size_t)i * r->n_blocks + k] = ss_mask_has(&r->mask, k);
   start_numbers(r);
+  if (data->start) take_start(r, data->start);
+  *r->state = (header){.magic = STATE_MAGIC, .of = identity(r), .report = {.steps = r->options.steps}};
   r->view = (ss_recovery){.n_blocks = r->n_blocks, .n_embd = r->n_embd, .blocks = r->blocks};
   *out = r;
   return SS_OK;
@@ -395,7 +423,12 @@ static void fit_part(void *arg, uint32_t part, uint32_t n_parts) {
   }
 }
 
-/* Fits all stand-ins. The numbers go to base, and what a channel's spread suggests as a step's size to unit. */
+/* The parts that are there before training. */
+static uint32_t first_parts(const ss_recover *r) {
+  return r->data.start ? r->options.parts : r->options.parts & SS_RECOVER_STAND_INS;
+}
+
+/* Fits the stand-ins that the start has not. The numbers go to base, and what a channel's spread suggests as a step's size to unit. */
 static ss_status fit_stand_ins(ss_recover *r, ss_error *err) {
   const ss_session_options options = session_options(r);
   const size_t bytes = fit_bytes(r);
@@ -403,6 +436,7 @@ static ss_status fit_stand_ins(ss_recover *r, ss_error *err) {
   float *streams = ss_host_alloc(&r->host, bytes);
   ss_status status = streams ? SS_OK : ss_fail(err, SS_E_MEMORY, "recovery: the host refused %zu bytes", bytes);
   if (!status) status = ss_session_create(&w.session, r->data.model, &options, &r->host, err);
+  if (!status) status = ss_session_set_recovery(w.session, show(r, r->x.u, first_parts(r), true), err);
   if (!status) {
     w.h = streams;
     w.after = streams + w.n_tokens * r->n_embd;
@@ -417,7 +451,11 @@ static ss_status fit_stand_ins(ss_recover *r, ss_error *err) {
     fit_job j = {&w, r->options.ridge, r->x.base + a, r->x.base + b, r->x.unit + a, r->x.unit + b};
     run_block(&w, block, w.h, w.after);
     ss_host_parallel(&r->host, r->host.n_threads, fit_part, &j);
-    show(r, r->x.u, SS_RECOVER_STAND_INS, true);
+    if (r->data.start) {
+      copy_numbers(j.a, r->data.start->blocks[block].a, r->n_embd);
+      copy_numbers(j.b, r->data.start->blocks[block].b, r->n_embd);
+    }
+    show(r, r->x.u, first_parts(r), true);
     for (size_t t = 0; t < w.n_tokens; t++)
       for (uint32_t c = 0; c < r->n_embd; c++) {
         float *h = &w.h[t * r->n_embd + c];
@@ -531,9 +569,10 @@ static ss_status measure_none(ss_recover *r, ss_error *err) {
     r->z[i] = ss_mask_has(&r->mask, (uint32_t)(i % r->n_blocks));
   s->report.dense_nll = dense.nll;
   s->report.final = s->report.none;
-  s->report.phase = r->options.parts & SS_RECOVER_STAND_INS && !ss_mask_within(&all, &r->mask) ? SS_RECOVER_FIT
-                    : r->options.steps                                                         ? SS_RECOVER_TRAIN
-                                                                                               : SS_RECOVER_CHOOSE;
+  const bool stand_ins = r->options.parts & SS_RECOVER_STAND_INS && !ss_mask_within(&all, &r->mask);
+  s->report.phase = stand_ins || r->data.start ? SS_RECOVER_FIT
+                    : r->options.steps         ? SS_RECOVER_TRAIN
+                                               : SS_RECOVER_CHOOSE;
   return status;
 }
 
@@ -541,13 +580,13 @@ static ss_status fit(ss_recover *r, ss_error *err) {
   header *s = r->state;
   ss_pass_free(r->pass); /* its memory and the fit's are not wanted at the same time */
   r->pass = NULL;
-  ss_status status = fit_stand_ins(r, err);
-  if (!status) status = measure_held(r, show(r, r->x.u, SS_RECOVER_STAND_INS, true), &s->report.closed, err);
+  ss_status status = r->options.parts & SS_RECOVER_STAND_INS ? fit_stand_ins(r, err) : SS_OK;
+  if (!status) status = measure_held(r, show(r, r->x.u, first_parts(r), true), &s->report.closed, err);
   if (status) return status;
   if (s->report.closed.kl < s->report.none.kl) {
     s->report.final = s->report.closed;
-    s->report.parts = SS_RECOVER_STAND_INS;
-  } else memset(r->x.base + r->at.a, 0, (r->at.n - r->at.a) * sizeof(float));
+    s->report.parts = first_parts(r);
+  } else start_numbers(r);
   s->report.phase = r->options.steps ? SS_RECOVER_TRAIN : SS_RECOVER_CHOOSE;
   return SS_OK;
 }

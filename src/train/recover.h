@@ -7,6 +7,9 @@
  *                 target, the dense model's residual stream less the pruned one, was tried and is worse: what a channel has
  *                 drifted is mostly not to be told from the channel, and regression then shrinks what it should keep
  *   trained       gains, scales and stand-ins by Adam on KL(dense || masked), with the backward pass of pass.h
+ *   started       from the numbers of a mask that is much alike, where a block runs, or is skipped, in both; the closed
+ *                 form then is that of the other skipped blocks. Masks of one level differ in few blocks, so that all of
+ *                 them go on where the one for all text ended, instead of each from nothing
  *
  * Held-back text decides: the closed form stays where it lowers KL, training ends where KL has not fallen for a while and
  * goes back to the best numbers, and in the end each part is left out unless KL is lower with it. KL is always measured on
@@ -43,6 +46,7 @@ typedef struct ss_recover_data { /* all borrowed; windows of the two sets come f
   const ss_model *model; /* complete */
   const ss_mask *mask;
   const ss_windows *train, *held;
+  const ss_recovery *start; /* of another mask; NULL: none */
 } ss_recover_data;
 
 typedef struct ss_quality { /* means over the scored held-back tokens, in nats */
@@ -62,7 +66,7 @@ typedef struct ss_recover_report {
   uint32_t step, steps; /* of training: done, and at most */
   double train_kl; /* of the last batch, before its update; 0: none yet */
   double dense_nll;
-  ss_quality none, closed, trained, final; /* 0 where it was not measured (yet) */
+  ss_quality none, closed, trained, final; /* closed: all that is there before training; 0: not measured (yet) */
   uint32_t best_step; /* the step whose numbers were the best; 0: before training */
   uint32_t parts; /* that stay; in the end */
   double without[3]; /* KL without gains, scales, stand-ins; 0: not measured, as the part is not there */

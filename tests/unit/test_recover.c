@@ -216,6 +216,57 @@ static void test_what_does_not_lower_kl_on_held_back_text_is_dropped(void **stat
   ss_recover_free(r);
 }
 
+/* Another mask, alike but for one block, starts from the numbers of the first where both run or skip a block. */
+static void test_a_start_is_taken_for_the_blocks_that_are_alike(void **state) {
+  (void)state;
+  ss_error err = {0};
+  ss_recover *first = make(&usual, &test_host), *r, *again;
+  run(first);
+  const ss_recovery *start = ss_recover_result(first);
+  assert_non_null(start);
+  ss_mask other = mask;
+  ss_mask_set(&other, 3, false);
+  ss_recover_data d = *data();
+  d.mask = &other;
+  ss_recover_options o = usual;
+  o.steps = 0;
+  assert_int_equal(ss_recover_create(&r, &d, &o, &test_host, &err), SS_OK);
+  const ss_recover_report without = run(r);
+  ss_recover_free(r);
+
+  d.start = start;
+  assert_int_equal(ss_recover_create(&r, &d, &o, &test_host, &err), SS_OK);
+  const ss_recover_report report = run(r);
+  const ss_recovery *x = ss_recover_result(r);
+  assert_true(report.none.kl == without.none.kl && report.final.kl < without.final.kl);
+  for (uint32_t i = 0; i < 3; i++) {
+    const ss_recovery_block *a = &x->blocks[i], *b = &start->blocks[i];
+    assert_int_equal(a->gains != NULL, b->gains && report.parts & SS_RECOVER_GAINS);
+    if (a->gains) assert_memory_equal(a->gains, b->gains, EMBD * sizeof(float));
+    if (a->a && b->a) assert_memory_equal(a->a, b->a, EMBD * sizeof(float));
+  }
+  assert_null(x->blocks[3].gains);
+  assert_int_equal(x->blocks[3].a != NULL, (report.parts & SS_RECOVER_STAND_INS) != 0);
+
+  size_t n;
+  const void *saved = ss_recover_state(r, &n);
+  assert_int_equal(ss_recover_create(&again, &d, &o, &test_host, &err), SS_OK);
+  assert_int_equal(ss_recover_resume(again, saved, n, &err), SS_OK);
+  assert_int_equal(hash_of(again), hash_of(r));
+  ss_recover_free(again);
+  d.start = NULL;
+  assert_int_equal(ss_recover_create(&again, &d, &o, &test_host, &err), SS_OK);
+  assert_int_equal(ss_recover_resume(again, saved, n, &err), SS_E_FORMAT);
+  ss_recover_free(again);
+  ss_recover_free(r);
+
+  const ss_recovery narrow = {.n_blocks = BLOCKS, .n_embd = EMBD / 2, .blocks = start->blocks};
+  d.start = &narrow;
+  assert_int_equal(ss_recover_create(&r, &d, &o, &test_host, &err), SS_E_ARGUMENT);
+  assert_non_null(strstr(err.message, "of width 32"));
+  ss_recover_free(first);
+}
+
 static void test_training_ends_when_kl_no_longer_falls(void **state) {
   (void)state;
   ss_recover_options o = usual;
@@ -364,6 +415,7 @@ int main(void) {
       cmocka_unit_test(test_training_lowers_kl_and_only_the_asked_parts_change),
       cmocka_unit_test(test_the_final_kl_is_that_of_a_session_with_the_result),
       cmocka_unit_test(test_what_does_not_lower_kl_on_held_back_text_is_dropped),
+      cmocka_unit_test(test_a_start_is_taken_for_the_blocks_that_are_alike),
       cmocka_unit_test(test_training_ends_when_kl_no_longer_falls),
       cmocka_unit_test(test_a_run_that_is_resumed_at_any_step_has_the_same_bits),
       cmocka_unit_test(test_threads_and_kept_memory_change_no_bit),
