@@ -27,7 +27,7 @@ typedef struct recover_args {
   engine_options engine;
   option_list corpus;
   const char *operands[MAX_FILES], *bank, *encoder, *out, *parts, *levels, *state;
-  uint32_t steps, tokens_per_step, held_tokens, window, memory_mb;
+  uint32_t steps, global_steps, tokens_per_step, held_tokens, window, memory_mb;
   float rate, ridge;
   uint64_t seed;
   bool resume, json;
@@ -59,7 +59,13 @@ static parse_result parse(recover_args *a, int argc, char **argv) {
        .argument = "N",
        .min = 0,
        .max = 100000,
-       .help = "of training at most; 0: only stand-ins in closed form\n(default 30)"},
+       .help = "of training at most, for each mask; 0: only stand-ins in\nclosed form (default 30)"},
+      {.name = "global-steps",
+       .u32 = &a->global_steps,
+       .argument = "N",
+       .min = 0,
+       .max = 100000,
+       .help = "for a global mask, where the others of its level start\n(default: twice that)"},
       {.name = "tokens-per-step",
        .u32 = &a->tokens_per_step,
        .argument = "N",
@@ -150,6 +156,10 @@ typedef struct recovering {
   uint32_t n_stepped; /* steps of training that this run took */
 } recovering;
 
+static uint32_t steps_of(const recovering *r, uint32_t cluster) {
+  return cluster == r->router.info.n_clusters ? r->args->global_steps : r->args->steps;
+}
+
 /* ---- text ---- */
 
 /* The cluster's samples, shuffled; one of HELD_SHARE is held back. */
@@ -168,7 +178,7 @@ static ss_status draw_windows(const recovering *r, uint32_t cluster, window_set 
     if (i % HELD_SHARE == 0) kept[n_held++] = chosen;
     else samples[n_train++] = chosen;
   }
-  const size_t n_tokens = (size_t)ss_max(a->steps, 4) * a->tokens_per_step;
+  const size_t n_tokens = (size_t)ss_max(steps_of(r, cluster), 4) * a->tokens_per_step;
   ss_status status =
       window_set_draw(held, r->engine.tokenizer, &r->corpus, kept, n_held, a->window, a->held_tokens, a->seed, err);
   if (status == SS_OK)
@@ -253,7 +263,8 @@ static void show(recovering *r, const job *b) {
   const ss_recover_report *p = &b->report;
   char name[64];
   name_job(r, b, name, sizeof name);
-  const double steps_left = (double)(r->n_jobs - r->current) * r->options.steps - p->step;
+  double steps_left = -(double)p->step;
+  for (uint32_t k = r->current; k < r->n_jobs; k++) steps_left += steps_of(r, r->jobs[k].cluster);
   const double left = r->n_stepped ? r->worked_ms / r->n_stepped * steps_left / 1e3 : 0;
   fprintf(stderr, "%s%s (%u of %u): step %u of %u, KL %.4f -> %.4f, at most %.0f:%02.0f:%02.0f to go %s",
           plain ? "" : "\r", name, r->current + 1, r->n_jobs, p->step, p->steps, p->none.kl, kl_so_far(p),
@@ -316,7 +327,9 @@ static ss_status fit_mask(recovering *r, job *b, const char *folder, ss_error *e
   ss_status status = draw_windows(r, b->cluster, &train, &held, err);
   const ss_windows faces[] = {window_set_face(&train), window_set_face(&held)};
   const ss_recover_data data = {r->engine.model, &b->mask, &faces[0], &faces[1], b->start ? b->start->recovery : NULL};
-  if (status == SS_OK) status = ss_recover_create(&fit, &data, &r->options, r->engine.host, err);
+  ss_recover_options options = r->options;
+  options.steps = steps_of(r, b->cluster);
+  if (status == SS_OK) status = ss_recover_create(&fit, &data, &options, r->engine.host, err);
   if (status == SS_OK && r->args->resume) status = load(fit, path.data, err);
   if (status == SS_OK) status = step_to_the_end(r, b, fit, path.data, err);
   if (status == SS_OK) status = save(fit, path.data, err);
@@ -369,7 +382,8 @@ static char *training_text(const recovering *r) {
   const ss_recover_options *o = &r->options;
   json_open(&j, NULL, '{');
   json_uint(&j, "parts", o->parts);
-  json_uint(&j, "steps", o->steps);
+  json_uint(&j, "steps", r->args->steps);
+  json_uint(&j, "global_steps", r->args->global_steps);
   json_uint(&j, "tokens_per_step", o->tokens_per_step);
   json_uint(&j, "held_tokens", r->args->held_tokens);
   json_uint(&j, "window", r->args->window);
@@ -551,7 +565,6 @@ static int run(recovering *r) {
   }
   if (a->levels && !parse_levels("bank recover", a->levels, levels, MAX_LEVELS, &n_levels)) return CODE_USAGE;
   r->options = (ss_recover_options){.parts = SS_RECOVER_ALL,
-                                    .steps = a->steps,
                                     .tokens_per_step = a->tokens_per_step,
                                     .rate = (double)a->rate,
                                     .ridge = (double)a->ridge,
@@ -584,6 +597,7 @@ static void recovering_free(recovering *r) {
 
 int bank_recover(int argc, char **argv) {
   recover_args a = {.steps = 30,
+                    .global_steps = UINT32_MAX,
                     .tokens_per_step = 1024,
                     .held_tokens = 3072,
                     .window = 128,
@@ -592,6 +606,7 @@ int bank_recover(int argc, char **argv) {
                     .ridge = 0.01f};
   recovering r = {.args = &a};
   const parse_result parsed = parse(&a, argc, argv);
+  if (a.global_steps == UINT32_MAX) a.global_steps = 2 * a.steps;
   int code = parsed == PARSE_HELP ? CODE_OK : CODE_USAGE;
   if (parsed == PARSE_OK) code = run(&r);
   recovering_free(&r);

@@ -423,9 +423,15 @@ static void fit_part(void *arg, uint32_t part, uint32_t n_parts) {
   }
 }
 
-/* The parts that are there before training. */
+/* The parts that are there before training: stand-ins, and what the start has. */
 static uint32_t first_parts(const ss_recover *r) {
-  return r->data.start ? r->options.parts : r->options.parts & SS_RECOVER_STAND_INS;
+  const ss_recovery *start = r->data.start;
+  uint32_t parts = SS_RECOVER_STAND_INS;
+  for (uint32_t i = 0; start && i < r->n_blocks; i++) {
+    if (start->blocks[i].gains) parts |= SS_RECOVER_GAINS;
+    if (start->blocks[i].scale != 1.0f) parts |= SS_RECOVER_SCALES;
+  }
+  return parts & r->options.parts;
 }
 
 /* Fits the stand-ins that the start has not. The numbers go to base, and what a channel's spread suggests as a step's size to unit. */
