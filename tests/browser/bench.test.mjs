@@ -34,11 +34,13 @@ test('what fails in the page is told', { skip: noBrowser }, async (t) => {
   );
 });
 
-test('a stored model is loaded by the package, up to its first token', { skip: noModel }, async (t) => {
+test('visits to a page are timed and weighed', { skip: noModel }, async (t) => {
   const stored = { file: root + MODEL, index: 0, quantisation: 'Q4_1', context: 8192 };
   const chromium = await Chromium.find([stored], {});
   assert.ok(chromium instanceof Chromium, String(chromium));
   t.after(() => chromium.close());
-  const [seconds] = await chromium.warmLoads({ model: stored, threads: 1 }, 1);
-  assert.ok(seconds > 0);
+  const visits = await chromium.side().visits({ model: stored, threads: 1 }, 256, false);
+  assert.ok(visits.warm_seconds > 0 && visits.cold_seconds > 0);
+  assert.ok(visits.runtime_bytes > 100_000 && visits.runtime_bytes < 1_000_000, `${visits.runtime_bytes} bytes of runtime`);
+  if (process.platform === 'linux') assert.ok(Number(visits.process_bytes) > 100e6, `${visits.process_bytes} bytes of the process`);
 });

@@ -45,6 +45,8 @@ export const GROWTH = { most: 1.1 };
 export const REPACKING = { native: { least: 1e9 }, wasm: { least: 0.5e9 } };
 /** Seconds from load() to the first token, the model being stored. */
 export const WARM_LOAD = { most: 0.7 };
+/** A visit to a page with ours over one with wllama: bytes of the runtime, and seconds to the first token with a stored model. */
+export const VISIT = { runtime: { most: 1 / 20 }, warm: { most: 1 / 4 } };
 /** Memory over packed weights and KV cache. */
 export const MEMORY = { most: 1.15 };
 

@@ -27,7 +27,7 @@ results file, with the machine, the versions and the day.
   --skipped F          share of the blocks that the mask skips (default: 0.25)
   --contexts LIST      contexts to decode behind (default: 128,512,2048,4096,8192)
   --kernel TEXT        of the kernels only those whose name contains TEXT
-  --peers              also llama.cpp and wllama in the section speed
+  --peers              also llama.cpp and wllama in the sections speed and page
   --llama-bench FILE   llama.cpp's bench program (or SKIPSTONE_LLAMA_BENCH)
   --wllama FOLDER      where npm has installed @wllama/wllama (or SKIPSTONE_WLLAMA)
   --out FILE           the results file (default: ${RESULTS})

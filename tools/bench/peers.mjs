@@ -47,6 +47,8 @@ export function wllamaSide(chromium, folder) {
     /** @param {Case} where @param {Sizes} sizes @returns {Promise<import('./tasks.js').Speed>} */
     speed: ({ model, threads }, sizes) =>
       chromium.inPage(completeInPage, { folder: WLLAMA_FOLDER, model: chromium.url(model), threads, sizes }),
+    /** @param {Case} where @param {number} context @param {boolean} weigh */
+    visits: (where, context, weigh) => chromium.visits(visitInPage, WLLAMA_FOLDER, where, context, weigh),
     version: () => /** @type {string} */ (JSON.parse(fs.readFileSync(manifest, 'utf8')).version),
   };
 }
@@ -76,4 +78,15 @@ async function completeInPage({ folder, model, threads, sizes: { decode, behind 
   );
   await wllama.exit();
   return { prefill_tps: prompt_per_second, decode_tps: predicted_per_second };
+}
+
+/** @param {import('./browser.mjs').VisitOptions} options @returns {Promise<import('./browser.mjs').Visit>} */
+async function visitInPage({ model, threads, context, folder }) {
+  const start = performance.now();
+  const { Wllama } = await import(/** @type {string} */ (`${folder}esm/index.js`));
+  const wllama = new Wllama({ default: `${folder}esm/wasm/wllama.wasm` }, { suppressNativeLog: true });
+  const url = new URL(model, location.href).href;
+  await wllama.loadModelFromUrl(url, { n_ctx: context, n_threads: threads, n_batch: 512, n_gpu_layers: 0 });
+  await wllama.createChatCompletion({ messages: [{ role: 'user', content: 'Hello!' }], max_tokens: 1, temperature: 0 });
+  return { seconds: (performance.now() - start) / 1000 };
 }

@@ -1,6 +1,6 @@
 /* The sections of the bench. Each names its turns, which are taken round by round, makes data of what they gave, and prints
  * that data as Markdown. */
-import { AGAINST_PEERS, GROWTH, MASKED, MEMORY, REPACKING, SCALING, WARM_LOAD, met, wanted } from './bars.mjs';
+import { AGAINST_PEERS, GROWTH, MASKED, MEMORY, REPACKING, SCALING, VISIT, WARM_LOAD, met, wanted } from './bars.mjs';
 import { nativeKernels, proportionalSkip } from './native.mjs';
 import { wasmKernels } from './node.mjs';
 import { kernelTable, table } from './table.mjs';
@@ -18,9 +18,10 @@ import { kernelTable, table } from './table.mjs';
  * @typedef {object} Side
  * @property {string} name
  * @property {(where: Case, sizes: Sizes) => Promise<import('./tasks.js').Speed>} speed
+ * @property {(where: Case, context: number, weigh: boolean) => Promise<import('./browser.mjs').Visits>} [visits] to a page
  * @property {() => string} [version] of a peer
  *
- * @typedef {ReturnType<typeof import('./wasm_side.mjs').wasmSide>} OwnSide
+ * @typedef {ReturnType<typeof import('./wasm_side.mjs').wasmSide> & Pick<Side, 'visits'>} OwnSide
  *
  * @typedef {object} Setup  All that is measured.
  * @property {Model[]} models
@@ -311,28 +312,14 @@ const context = {
 
 /* ---- loading ---- */
 
-/** @param {Setup} setup */
-const warmThreads = ({ threads }) => Math.max(...threads);
-
 /** @type {Section} */
 const load = {
-  title: 'Loading',
-  note: 'Repacking: a file in memory is fed in pieces of 1 MB, to one thread.',
-  turns(setup) {
-    const turns = turnsOf(setup, fastOnes(setup), 0.4, (side, where) => side.repack(where, setup.sizes), {
-      threads: [1],
-    });
-    const { chromium } = setup;
-    if (chromium)
-      turns.push(
-        ...turnsOf(setup, [{ name: 'chromium' }], 0.6, (_, where) => chromium.warmLoads(where, 1), {
-          threads: [warmThreads(setup)],
-        }).map((turn) => ({ ...turn, key: `warm ${turn.key}`, label: `warm load, ${turn.label}` })),
-      );
-    return turns;
-  },
-  data(setup, collect) {
-    const repacking = rowsOf(
+  title: 'Repacking',
+  note: 'A file in memory is fed in pieces of 1 MB, to one thread.',
+  turns: (setup) =>
+    turnsOf(setup, fastOnes(setup), 0.4, (side, where) => side.repack(where, setup.sizes), { threads: [1] }),
+  data: (setup, collect) => ({
+    rows: rowsOf(
       setup,
       fastOnes(setup),
       (key) => {
@@ -345,38 +332,91 @@ const load = {
         };
       },
       { threads: [1] },
-    );
-    const sides = setup.chromium ? [{ name: 'chromium' }] : [];
-    const warm = rowsOf(
+    ),
+  }),
+  print: ({ rows }) =>
+    table(
+      ['side', 'file', 'threads:', 'MB/s of the file:', 'wanted', 'met'],
+      rows.map((/** @type {any} */ row) => [...nameOf(row), spreadText(inMegabytes(row.bytes_per_s), 0), row.wanted, row.met]),
+    ),
+};
+
+/* ---- visits to a page ---- */
+
+const VISIT_CONTEXT = 2048; // tokens
+
+/** @param {Setup} setup */
+const visitors = ({ ours, peers }) => [...ours, ...peers].flatMap((side) => (side.visits ? [{ name: side.name, visits: side.visits }] : []));
+/** @param {Setup} setup */
+const visitThreads = ({ threads }) => ({ threads: [Math.max(...threads)] });
+/** @param {Spread} spread @returns {Spread} */
+const inMegabytes = ({ median, min, max, n }) => ({ median: median / 1e6, min: min / 1e6, max: max / 1e6, n });
+
+/** @type {Section} */
+const page = {
+  title: 'A page, from the import of the package to the first token',
+  note:
+    `Context ${VISIT_CONTEXT}. Cold: nothing stored, all from a server on this machine; warm: the model stored. Runtime: all that is fetched ` +
+    "but the model. Memory: JavaScript's and WebAssembly's of the page and its workers, and the page's process at its peak.",
+  turns: (setup) =>
+    turnsOf(
       setup,
-      sides,
-      (key) => {
-        const spread = collect(`warm ${key}`, (result) => result[0]);
-        return {
-          seconds: spread,
-          wanted: wanted(WARM_LOAD, (seconds) => `${seconds} s`),
-          met: met(spread.median, WARM_LOAD),
-        };
-      },
-      { threads: [warmThreads(setup)] },
-    );
-    return { repacking, warm };
-  },
-  print({ repacking, warm }) {
-    const repacks = table(
-      ['side', 'file', 'threads:', 'repacks, MB/s of the file:', 'wanted', 'met'],
-      repacking.map((/** @type {any} */ row) => {
-        const { median, min, max, n } = row.bytes_per_s;
-        const rate = spreadText({ median: median / 1e6, min: min / 1e6, max: max / 1e6, n }, 0);
-        return [...nameOf(row), rate, row.wanted, row.met];
+      visitors(setup),
+      1,
+      (side, where, round) => side.visits(where, VISIT_CONTEXT, round === 0),
+      visitThreads(setup),
+    ),
+  data(setup, collect, results) {
+    const rows = rowsOf(
+      setup,
+      visitors(setup),
+      (key) => ({
+        runtime: collect(key, (result) => result.runtime_bytes),
+        cold: collect(key, (result) => result.cold_seconds),
+        warm: collect(key, (result) => result.warm_seconds),
+        memory: results.get(key)?.[0].page_bytes ?? NaN,
+        process: collect(key, (result) => result.process_bytes ?? NaN),
       }),
+      visitThreads(setup),
     );
-    if (!warm.length) return repacks;
-    const loads = table(
-      ['side', 'file', 'threads:', 'load() to first token, model stored, s:', 'wanted', 'met'],
-      warm.map((/** @type {any} */ row) => [...nameOf(row), spreadText(row.seconds, 2), row.wanted, row.met]),
+    const found = /** @type {any[]} */ (rows);
+    const comparisons = setup.models.flatMap((model) => {
+      const [ours, theirs] = ['chromium', 'wllama'].map((side) => found.find((row) => row.side === side && row.model === model.index));
+      if (!ours) return [];
+      const compared = [
+        { what: 'warm, s', value: ours.warm.median, wanted: wanted(WARM_LOAD), met: met(ours.warm.median, WARM_LOAD) },
+      ];
+      /** @param {string} what @param {'runtime' | 'warm' | 'cold' | 'memory' | 'process'} part @param {import('./bars.mjs').Bar} [bar] */
+      const against = (what, part, bar) => {
+        const [value, other] = [ours, theirs].map((row) => row[part].median ?? row[part]);
+        compared.push({ what: `${what} / wllama's`, value: value / other, wanted: wanted(bar), met: met(value / other, bar) });
+      };
+      if (theirs) {
+        against('runtime', 'runtime', VISIT.runtime);
+        against('cold', 'cold');
+        against('warm', 'warm', VISIT.warm);
+        against('memory', 'memory');
+        against('process', 'process');
+      }
+      return compared.map((entry) => ({ quantisation: model.quantisation, ...entry }));
+    });
+    return { rows, comparisons };
+  },
+  print({ rows, comparisons: found }) {
+    const visits = table(
+      ['side', 'file', 'threads:', 'runtime, MB:', 'cold, s:', 'warm, s:', 'memory, MB:', 'process, MB:'],
+      rows.map((/** @type {any} */ row) => [
+        ...nameOf(row),
+        row.runtime.median / 1e6 < 1 ? (row.runtime.median / 1e6).toFixed(3) : (row.runtime.median / 1e6).toFixed(1),
+        ...[spreadText(row.cold, 2), spreadText(row.warm, 2)],
+        ...[(row.memory / 1e6).toFixed(0), spreadText(inMegabytes(row.process), 0)],
+      ]),
     );
-    return `${repacks}\n\n${loads}`;
+    const against = table(
+      ['what', 'file', 'value:', 'wanted', 'met'],
+      found.map((/** @type {any} */ row) => [row.what, row.quantisation, row.value.toFixed(3), row.wanted, row.met]),
+    );
+    return `${visits}\n\n${against}`;
   },
 };
 
@@ -426,4 +466,4 @@ const kernels = {
 };
 
 /** @type {Record<string, Section>} */
-export const SECTIONS = { speed, mask, context, load, memory, kernels };
+export const SECTIONS = { speed, mask, context, load, page, memory, kernels };
