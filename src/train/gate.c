@@ -20,6 +20,12 @@ double ss_gate_open(double a, double *slope) {
   return p;
 }
 
+double ss_gate_rounded(double a, double *slope) {
+  const double p = sigmoid(a);
+  if (slope) *slope = p * (1.0 - p);
+  return p;
+}
+
 double ss_gate_of_open(double p) {
   const double a = log(p) - log1p(-p) + shift();
   return a > SS_GATE_LIMIT ? SS_GATE_LIMIT : a < -SS_GATE_LIMIT ? -SS_GATE_LIMIT : a;
@@ -48,7 +54,7 @@ double ss_gates_skipped(const double *a, const uint64_t *costs, uint32_t n_block
   for (uint32_t b = 0; b < n_blocks; b++) total += (double)costs[b];
   for (uint32_t b = 0; b < n_blocks; b++) {
     double slope;
-    skipped += (double)costs[b] / total * (1.0 - ss_gate_open(a[b], &slope));
+    skipped += (double)costs[b] / total * (1.0 - ss_gate_rounded(a[b], &slope));
     if (slopes) slopes[b] = -(double)costs[b] / total * slope;
   }
   return skipped;

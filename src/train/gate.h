@@ -12,13 +12,14 @@
 #define SS_GATE_BETA (2.0 / 3.0)
 #define SS_GATE_GAMMA (-0.1)
 #define SS_GATE_ZETA 1.1
-#define SS_GATE_LIMIT \
-  4.0 /* log alphas are kept within +- this: beyond, 92 % of the samples are clipped and nothing is learnt */
+#define SS_GATE_LIMIT 5.0 /* log alphas are kept within +- this: beyond, 97 % of the samples are clipped */
 
 /* z of noise u in (0, 1); *slope (may be NULL) is dz/da. */
 double ss_gate_of_noise(double a, double u, double *slope);
 /* P(z > 0) = sigmoid(a - beta log(-gamma / zeta)); *slope (may be NULL) is its derivative by a. */
 double ss_gate_open(double a, double *slope);
+/* P(z > 1/2) = sigmoid(a): the gate is open once it is rounded. */
+double ss_gate_rounded(double a, double *slope);
 /* The a of which P(z > 0) is p, 0 < p < 1, within the limit. */
 double ss_gate_of_open(double p);
 /* z at test time: without noise. */
@@ -28,7 +29,8 @@ double ss_gate_still(double a);
  * antithetic pair, with noise u and 1 - u. Draws ceil(n_windows / 2) * n_blocks numbers. */
 void ss_gates_sample(float *z, float *slopes, const double *a, uint32_t n_blocks, uint32_t n_windows, ss_rng *rng);
 
-/* The expected share of the MACs that is skipped: sum c (1 - P(z > 0)) / sum c; slopes (may be NULL): by each a. */
+/* The share of the MACs that is expected to be skipped once the gates are rounded: sum c (1 - P(z > 1/2)) / sum c; slopes
+ * (may be NULL): by each a. */
 double ss_gates_skipped(const double *a, const uint64_t *costs, uint32_t n_blocks, double *slopes);
 
 #endif

@@ -5,9 +5,10 @@
 #include "train/adam.h"
 #include "train/gate.h"
 
-#define CERTAINTY 0.8
+#define CERTAINTY 0.75
 #define SPREAD 0.75 /* of log alphas by rank, to each side */
 #define MEAN_DECAY 0.9
+#define RATE_WARM_UP 10.0 /* steps: the first gradients are mostly noise, and Adam would follow them at full speed */
 #define L2_OF_L1 20.0 /* a gap of 1 % then pulls with 40 % of l1 */
 
 /* ---- the start ---- */
@@ -214,16 +215,17 @@ static double price_of(const double *mean, const double *slopes, uint32_t n) {
 
 /* The gradients are known: one step of multipliers and log alphas. */
 static void update(ss_l0_state *s, const ss_l0_options *o, const double *gradient, double target) {
-  const double rate = o->multiplier_rate > 0.0 ? o->multiplier_rate : 0.2;
+  const double rate = o->multiplier_rate > 0.0 ? o->multiplier_rate : 0.5;
   double slopes[SS_MAX_BLOCKS], total[SS_MAX_BLOCKS];
   const double gap = ss_gates_skipped(s->log_alpha, o->costs, o->n_blocks, slopes) - target;
-  for (uint32_t b = 0; b < o->n_blocks; b++)
-    s->mean[b] += (s->step ? 1.0 - MEAN_DECAY : 1.0) * (gradient[b] - s->mean[b]);
+  const double share = fmax(1.0 - MEAN_DECAY, 1.0 / (s->step + 1)); /* at first the plain mean */
+  for (uint32_t b = 0; b < o->n_blocks; b++) s->mean[b] += share * (gradient[b] - s->mean[b]);
   s->lambda[0] += (s->step ? rate : 1.0) * (-price_of(s->mean, slopes, o->n_blocks) - s->lambda[0]);
   s->lambda[1] = L2_OF_L1 * fabs(s->lambda[0]);
   for (uint32_t b = 0; b < o->n_blocks; b++)
     total[b] = gradient[b] + (s->lambda[0] + 2.0 * s->lambda[1] * gap) * slopes[b];
-  const ss_adam_options adam = ss_adam_defaults(o->rate > 0.0 ? o->rate : 0.1);
+  const ss_adam_options adam =
+      ss_adam_defaults((o->rate > 0.0 ? o->rate : 0.2) * fmin(1.0, (s->step + 1) / RATE_WARM_UP));
   ss_adam_step(s->log_alpha, total, s->m, s->v, o->n_blocks, ++s->step, &adam);
   for (uint32_t b = 0; b < o->n_blocks; b++) s->log_alpha[b] = within_limit(s->log_alpha[b]);
   const double skipped = ss_gates_skipped(s->log_alpha, o->costs, o->n_blocks, NULL);

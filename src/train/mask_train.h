@@ -2,11 +2,17 @@
  *
  *     loss(z) + l1 (E[skipped] - target) + l2 (E[skipped] - target)^2      E[skipped]: the expected share of MACs
  *
- * (CoFi, arXiv 2204.00408; Sheared LLaMA, arXiv 2310.06694). With multipliers that climb by the gap, a short run
- * overshoots by far: l1 has to grow to what a share of the MACs costs in loss, and by then the gates are closed. So l1
- * is not climbed to but follows that price as the averaged gradient tells it, the one at which a step pulls as much of
- * the expected share up as down; l2 is in proportion to it; and where the expected share still strays from the target by
- * more than SS_L0_SLACK, all log alphas are shifted by the same amount. So it never overshoots.
+ * (CoFi, arXiv 2204.00408; Sheared LLaMA, arXiv 2310.06694), with two changes that make short runs from a given mask work.
+ *
+ * E[skipped] counts a gate as open when it would be rounded to 1, P(z > 1/2), not when it is anything but 0, P(z > 0), as
+ * there. With the latter a nearly closed gate pays in full for an opening that is worth little yet, and a nearly open one
+ * is paid for closing long after the loss has felt it: gates that start on a side stay there. The former is symmetric,
+ * and the mask will be rounded.
+ *
+ * And l1 is not climbed to by the gap. It has to grow to what a share of the MACs costs in loss, and by then the gates of a
+ * short run are closed: it overshoots by far. Here l1 follows that price as the averaged gradient tells it, the one at
+ * which a step pulls as much of the expected share up as down; l2 is in proportion to it; and where the expected share
+ * still strays from the target by more than SS_L0_SLACK, all log alphas are shifted by the same amount.
  *
  * One call is one step, and ss_l0_state is all that there is: a copy of it goes on with the same bits. */
 #ifndef SS_MASK_TRAIN_H
@@ -26,8 +32,8 @@ typedef struct ss_l0_options {
   uint32_t warm_up; /* steps */
   uint32_t windows_per_step; /* even: antithetic pairs. Over all machines */
   ss_objective objective;
-  double rate; /* of log alphas; 0: 0.1 */
-  double multiplier_rate; /* how fast l1 follows, up to 1; 0: 0.2 */
+  double rate; /* of log alphas, after the first 10 steps; 0: 0.2 */
+  double multiplier_rate; /* how fast l1 follows, up to 1; 0: 0.5 */
   uint64_t seed;
   uint32_t rank, n_ranks; /* this machine takes every n_ranks-th pair of windows; n_ranks 0: one machine */
   ss_all_reduce *all_reduce; /* may be NULL with one machine */
@@ -44,7 +50,7 @@ typedef struct ss_l0_state {
   double mean[SS_MAX_BLOCKS]; /* of the loss's gradient, what l1 is solved from */
 } ss_l0_state;
 
-/* Starts at `mask`: the gate of a block that runs is 1 with probability about `certainty` (0: 0.8), of another it is
+/* Starts at `mask`: the gate of a block that runs is 1 with probability about `certainty` (0: 0.75), of another it is
  * 0; all shifted so that the expected share is options->from. scores [n_blocks] (may be NULL), the loss of leaving a
  * block out, order the blocks within each side: the less harm per MAC, the nearer to closed. */
 ss_status ss_l0_begin(ss_l0_state *state, const ss_l0_options *options, const ss_mask *mask, const double *scores,
@@ -61,7 +67,7 @@ typedef struct ss_l0_data {
 typedef struct ss_l0_report {
   double loss, nll, kl; /* means over the step's scored tokens, gates as sampled; kl 0 unless it is the objective */
   double skipped, target; /* expected share of MACs after the step, and what it aims at */
-  double sampled; /* share of MACs that the samples left out */
+  double sampled; /* share of MACs that the samples left out: gates of exactly 0 */
   double lambda[2];
   uint64_t tokens; /* of the step, over all machines */
 } ss_l0_report;

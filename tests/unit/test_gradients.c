@@ -428,6 +428,9 @@ static void test_gates_have_the_slopes_of_their_formulas(void **state) {
       p = ss_gate_open(a, &slope);
       assert_true(fabs((ss_gate_open(a + 1e-6, NULL) - ss_gate_open(a - 1e-6, NULL)) / 2e-6 - slope) < 1e-6);
       assert_true(fabs(ss_gate_of_open(p) - a) < 1e-9);
+      p = ss_gate_rounded(a, &slope);
+      assert_true(fabs((ss_gate_rounded(a + 1e-6, NULL) - ss_gate_rounded(a - 1e-6, NULL)) / 2e-6 - slope) < 1e-6);
+      assert_true((u > 1.0 - p) == (z > 0.5)); /* z grows with u */
     }
 }
 
@@ -439,9 +442,10 @@ static void test_samples_are_open_as_often_as_the_formula_says_and_pairs_are_ant
   ss_rng rng = ss_rng_seed(7), again = rng;
   ss_gates_sample(z, slopes, a, BLOCKS, WINDOWS, &rng);
   for (int b = 0; b < BLOCKS; b++) {
-    double open = 0.0;
-    for (int w = 0; w < WINDOWS; w++) open += z[w * BLOCKS + b] > 0.0f;
+    double open = 0.0, rounded = 0.0;
+    for (int w = 0; w < WINDOWS; w++) open += z[w * BLOCKS + b] > 0.0f, rounded += z[w * BLOCKS + b] > 0.5f;
     assert_true(fabs(open / WINDOWS - ss_gate_open(a[b], NULL)) < 0.01);
+    assert_true(fabs(rounded / WINDOWS - ss_gate_rounded(a[b], NULL)) < 0.01);
   }
   for (int w = 0; w + 1 < WINDOWS; w += 2) /* log alpha 0: z(u) + z(1 - u) = 1 */
     assert_true(fabsf(z[w * BLOCKS + 2] + z[(w + 1) * BLOCKS + 2] - 1.0f) < 1e-6f);
