@@ -434,7 +434,8 @@ static uint32_t first_parts(const ss_recover *r) {
   return parts & r->options.parts;
 }
 
-/* Fits the stand-ins that the start has not. The numbers go to base, and what a channel's spread suggests as a step's size to unit. */
+/* Fits the stand-ins that the start has not. The numbers go to base, and what a channel's spread suggests as a step's size
+ * to unit, for those that the start has too. */
 static ss_status fit_stand_ins(ss_recover *r, ss_error *err) {
   const ss_session_options options = session_options(r);
   const size_t bytes = fit_bytes(r);

@@ -8,7 +8,7 @@ import { SECTIONS } from './sections.mjs';
 
 const SIDES = ['native', 'node', 'chromium'];
 const MODELS = ['Q4_1', 'Q4_0'].map((type) => path.join(root, `models/SmolLM2-135M-Instruct.${type}.gguf`));
-const RESULTS = 'bench/results.json';
+const RESULTS = 'tools/bench/results.json';
 
 export const HELP = `usage: npm run bench -- [options]
 

@@ -310,10 +310,10 @@ const context = {
   },
 };
 
-/* ---- loading ---- */
+/* ---- repacking ---- */
 
 /** @type {Section} */
-const load = {
+const repack = {
   title: 'Repacking',
   note: 'A file in memory is fed in pieces of 1 MB, to one thread.',
   turns: (setup) =>
@@ -374,7 +374,7 @@ const page = {
         runtime: collect(key, (result) => result.runtime_bytes),
         cold: collect(key, (result) => result.cold_seconds),
         warm: collect(key, (result) => result.warm_seconds),
-        memory: results.get(key)?.[0].page_bytes ?? NaN,
+        memory: results.get(key)?.[0].page_bytes,
         process: collect(key, (result) => result.process_bytes ?? NaN),
       }),
       visitThreads(setup),
@@ -409,14 +409,14 @@ const page = {
         ...nameOf(row),
         row.runtime.median / 1e6 < 1 ? (row.runtime.median / 1e6).toFixed(3) : (row.runtime.median / 1e6).toFixed(1),
         ...[spreadText(row.cold, 2), spreadText(row.warm, 2)],
-        ...[(row.memory / 1e6).toFixed(0), spreadText(inMegabytes(row.process), 0)],
+        ...[row.memory ? (row.memory / 1e6).toFixed(0) : '-', row.process.median ? spreadText(inMegabytes(row.process), 0) : '-'],
       ]),
     );
     const against = table(
       ['what', 'file', 'value:', 'wanted', 'met'],
       found.map((/** @type {any} */ row) => [row.what, row.quantisation, row.value.toFixed(3), row.wanted, row.met]),
     );
-    return `${visits}\n\n${against}`;
+    return found.length ? `${visits}\n\n${against}` : visits;
   },
 };
 
@@ -466,4 +466,4 @@ const kernels = {
 };
 
 /** @type {Record<string, Section>} */
-export const SECTIONS = { speed, mask, context, load, page, memory, kernels };
+export const SECTIONS = { speed, mask, context, repack, page, memory, kernels };
