@@ -104,7 +104,7 @@ async function main() {
       `module ${module.variant}, ${module.threads} thread${module.threads > 1 ? 's' : ''}; ` +
       `loaded in ${info.timings.load_ms.toFixed(0)} ms`,
   );
-  if (module.variant !== 'relaxed') {
+  if (module.variant === 'simd128') {
     console.log(style('dim', `Node ${process.versions.node} has no relaxed SIMD: Node 22 or newer runs the faster module.`));
   }
   // A first, short run lets the JavaScript engine finish compiling the module; it is not counted.

@@ -97,7 +97,7 @@ export class Engine {
   /** @param {import('./loader.js').Loaded} core */
   constructor(core) {
     this.#core = core;
-    this.#io = core.exports.ss_start(core.info.threads) >>> 0;
+    this.#io = core.exports.ss_start(core.info.threads, core.info.variant === 'relaxed-dot' ? 1 : 0) >>> 0;
     if (!this.#io) throw new SkipstoneError('memory', `no memory for ${core.info.threads} threads`);
     const [numerics, layout, version] = this.#numbers(3);
     this.#version = { version: this.#cText(version), numerics, layout };

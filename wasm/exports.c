@@ -3,6 +3,7 @@
  *
  * engine.js is the one caller. It owns the buffers that it passes and frees what it created through ss_destroy. */
 #include "host.h"
+#include "kernels/kernels.h"
 
 #pragma clang diagnostic ignored "-Wmissing-prototypes" /* these are called from JavaScript alone */
 #define EXPORT(name) __attribute__((export_name(#name)))
@@ -33,7 +34,15 @@ static void put_u64(size_t at, uint64_t value) { /* as two u32, low half first *
 /* ---- Start, memory, helpers ------------------------------------------------------------------------------------- */
 
 /* First call of the engine's thread: returns io, or NULL when so many threads are impossible. */
-EXPORT(ss_start) void *start(uint32_t n_threads) {
+static const ss_kernels *kernels; /* NULL: ss_kernels_fastest */
+
+/* dot: with the kernels of 32-bit dot products, where the module has them. ss_kernels_at would link the scalar ones. */
+EXPORT(ss_start) void *start(uint32_t n_threads, uint32_t dot) {
+#ifdef __wasm_relaxed_simd__
+  if (dot) kernels = &ss_kernels_wasm_relaxed_dot;
+#else
+  (void)dot;
+#endif
   if (!host_start(n_threads)) return NULL;
   io.numbers[0] = SS_NUMERICS_VERSION;
   io.numbers[1] = SS_LAYOUT_VERSION;
@@ -76,7 +85,7 @@ EXPORT(ss_destroy) void destroy(int kind, void *p) {
 
 EXPORT(ss_model_new) ss_model *model_new(void) {
   ss_model *model;
-  ss_model_create(&model, &wasm_host, NULL, err());
+  ss_model_create(&model, &wasm_host, kernels, err());
   return model;
 }
 

@@ -2,7 +2,7 @@
  * Picks one of the four modules by what this engine validates, makes its memory, instantiates it. No glue: a module
  * imports env.memory and nothing else. Only engine.js looks into that memory.
  *
- * @typedef {'simd128' | 'relaxed'} Variant
+ * @typedef {'simd128' | 'relaxed' | 'relaxed-dot'} Variant  the last two are one module with two sets of kernels
  *
  * @typedef {object} Abilities  What this JavaScript engine can run, and in words why not.
  * @property {boolean} simd128
@@ -33,11 +33,13 @@
  * @property {number} moduleBytes
  * @property {number} memoryMaximum  bytes that the memory may grow to
  */
+import { dotTimeRatio } from './dot_timing.js';
 import { SkipstoneError } from './errors.js';
 import { availableThreads, isNode, readUrl } from './platform.js';
 
 export const MAX_THREADS = 64; // SS_MAX_THREADS
 const PAGE = 65536;
+const DOT_PAYS_BELOW = 1.3; // measured: 0.64 to 1 with AVX-VNNI, 2.65 without
 const INITIAL_PAGES = 32; // SS_WASM_INITIAL_PAGES of build.cmake
 const MAXIMUM_PAGES = [65536, 32768, 16384, 8192]; // 4 GB; phones refuse that much address space
 
@@ -106,11 +108,17 @@ function chooseVariant({ variant = 'auto' }, abilities) {
   const { why } = abilities;
   if (!abilities.simd128) throw new SkipstoneError('unsupported', why.simd128);
   if (variant === 'auto') {
-    return { variant: abilities.relaxed ? 'relaxed' : 'simd128', reason: why.relaxed };
+    if (!abilities.relaxed) return { variant: 'simd128', reason: why.relaxed };
+    const ratio = dotTimeRatio();
+    return {
+      variant: ratio < DOT_PAYS_BELOW ? 'relaxed-dot' : 'relaxed',
+      reason: `${why.relaxed}; a 32-bit dot product takes ${ratio.toFixed(2)} of the time of a 16-bit one`,
+    };
   }
-  if (variant !== 'simd128' && variant !== 'relaxed')
-    throw new SkipstoneError('argument', `variant: '${variant}', want 'auto', 'simd128' or 'relaxed'`);
-  if (!abilities[variant]) throw new SkipstoneError('unsupported', `variant '${variant}': ${why[variant]}`);
+  if (!['simd128', 'relaxed', 'relaxed-dot'].includes(variant))
+    throw new SkipstoneError('argument', `variant: '${variant}', want 'auto', 'simd128', 'relaxed' or 'relaxed-dot'`);
+  const needs = variant === 'simd128' ? 'simd128' : 'relaxed';
+  if (!abilities[needs]) throw new SkipstoneError('unsupported', `variant '${variant}': ${why[needs]}`);
   return { variant, reason: 'asked for' };
 }
 
@@ -161,7 +169,7 @@ export async function loadModule(options) {
   const abilities = probe();
   const { variant, reason: variantReason } = chooseVariant(options, abilities);
   const { threads, reason: threadsReason } = chooseThreads(options, abilities, await availableThreads());
-  const name = /** @type {keyof typeof MODULES} */ (`skipstone-${variant}${threads > 1 ? '-threads' : ''}.wasm`);
+  const name = /** @type {keyof typeof MODULES} */ (`skipstone-${variant === 'simd128' ? variant : 'relaxed'}${threads > 1 ? '-threads' : ''}.wasm`);
   const url = options.wasmUrl ? new URL(name, options.wasmUrl) : MODULES[name]();
 
   /** @type {Uint8Array<ArrayBuffer>} */

@@ -14,7 +14,7 @@
  * @typedef {object} EngineOptions
  * @property {number | 'auto'} [threads]
  * @property {number} [contextSize] tokens; the default is the smaller of 2048 and what the model was trained for
- * @property {'auto' | 'simd128' | 'relaxed'} [variant]
+ * @property {'auto' | 'simd128' | 'relaxed' | 'relaxed-dot'} [variant]
  * @property {boolean} [sharedMemory] false: one thread, as where SharedArrayBuffer is missing
  * @property {Skip} [skip] blocks that every call skips unless it says otherwise
  * @property {false | 'auto' | import('../store/parse.js').FileName} [bank] the file of a mask bank: prompts are routed over it. 'auto':
@@ -129,7 +129,7 @@ const isCache = (value) => {
 const LOAD = {
   threads: either(oneOf('auto'), whole(1, 64)),
   contextSize: whole(1, 2 ** 31 - 1),
-  variant: oneOf('auto', 'simd128', 'relaxed'),
+  variant: oneOf('auto', 'simd128', 'relaxed', 'relaxed-dot'),
   sharedMemory: oneOf(true, false),
   skip: isSkip,
   bank: either(oneOf(false), isSource),

@@ -30,8 +30,8 @@ export const ENGINE = [
   {
     name: 'variant',
     argument: 'NAME',
-    choices: ['auto', 'simd128', 'relaxed'],
-    help: 'WebAssembly module: simd128 or relaxed (default: the\nfaster that this Node.js runs)',
+    choices: ['auto', 'simd128', 'relaxed', 'relaxed-dot'],
+    help: 'WebAssembly kernels: simd128, relaxed or relaxed-dot\n(default: the fastest that this Node.js runs)',
   },
 ];
 /** @type {Option[]} */

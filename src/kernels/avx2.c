@@ -93,37 +93,27 @@ SS_INLINE floats scaled(ss_pack pack, floats acc, __m256i isum, const uint8_t *b
   return add(acc, mul(mul(d, d_act), _mm256_cvtepi32_ps(isum)));
 }
 
-/* One group of 8 rows for n tokens. */
-SS_INLINE void tile(ss_pack pack, int n, ss_source from, float *y, size_t y_stride, const uint8_t *block,
-                    const uint8_t *panel, size_t n_blocks, const int8_t *q, const ss_act_block *a) {
+/* acc[t] + block i of 8 rows, for n tokens. */
+SS_INLINE void add_block(ss_pack pack, int n, ss_source from, floats acc[TILE], const uint8_t *block,
+                         const uint8_t *panel, size_t i, size_t n_blocks, const int8_t *q, const ss_act_block *a) {
   const int steps = pack == SS_PACK_6 ? STEPS / 2 : STEPS; /* that share a scale */
   const int exact = exact_steps(pack);
   const __m256i ones = _mm256_set1_epi16(1);
-  const int8_t *qt[TILE];
-  const ss_act_block *at[TILE];
-  floats acc[TILE];
-  SS_UNROLL for (int t = 0; t < n; t++) {
-    qt[t] = q + (size_t)t * n_blocks * SS_COLS;
-    at[t] = a + (size_t)t * n_blocks;
-    acc[t] = splat(0.0f);
-  }
-  for (size_t i = 0; i < n_blocks; i++, block += ss_blocks[pack].bytes, panel += from == SS_PANEL ? PANEL_BLOCK : 0) {
-    __m256i isum[TILE], sum16[TILE];
-    if (from == SS_PACKED && n < TILE) ss_prefetch(block + PREFETCH, ss_blocks[pack].bytes);
-    SS_UNROLL for (int j = 0; j < STEPS; j++) {
-      const __m256i c = from == SS_PANEL ? load_bytes(panel + 32 * j) : codes(pack, block, j);
-      const __m256i magnitude = pack == SS_PACK_8 ? _mm256_abs_epi8(c) : c;
-      SS_UNROLL for (int t = 0; t < n; t++) {
-        const __m256i p = products(pack, c, magnitude, qt[t] + SS_COLS * i + 4 * j);
-        sum16[t] = j % exact ? in_turn(_mm256_add_epi16(sum16[t], p)) : p;
-        if (j % exact < exact - 1) continue;
-        const __m256i sum = _mm256_madd_epi16(sum16[t], ones);
-        isum[t] = j % steps >= exact ? _mm256_add_epi32(isum[t], sum) : sum;
-        if (j % steps == steps - 1) acc[t] = scaled(pack, acc[t], isum[t], block, j / steps, at[t] + i);
-      }
+  __m256i isum[TILE], sum16[TILE];
+  if (from == SS_PACKED && n < TILE) ss_prefetch(block + PREFETCH, ss_blocks[pack].bytes);
+  SS_UNROLL for (int j = 0; j < STEPS; j++) {
+    const __m256i c = from == SS_PANEL ? load_bytes(panel + 32 * j) : codes(pack, block, j);
+    const __m256i magnitude = pack == SS_PACK_8 ? _mm256_abs_epi8(c) : c;
+    SS_UNROLL for (int t = 0; t < n; t++) {
+      const size_t at = (size_t)t * n_blocks + i;
+      const __m256i p = products(pack, c, magnitude, q + SS_COLS * at + 4 * j);
+      sum16[t] = j % exact ? in_turn(_mm256_add_epi16(sum16[t], p)) : p;
+      if (j % exact < exact - 1) continue;
+      const __m256i sum = _mm256_madd_epi16(sum16[t], ones);
+      isum[t] = j % steps >= exact ? _mm256_add_epi32(isum[t], sum) : sum;
+      if (j % steps == steps - 1) acc[t] = scaled(pack, acc[t], isum[t], block, j / steps, a + at);
     }
   }
-  SS_UNROLL for (int t = 0; t < n; t++) store(y + (size_t)t * y_stride, acc[t]);
 }
 
 /* The codes of a block, a byte each. */

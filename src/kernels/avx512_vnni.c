@@ -10,7 +10,7 @@
 enum {
   TILE = 12, /* tokens that share a load of weights */
   STEPS = 8,
-  PREFETCH = 8192, /* bytes ahead, see avx2.c */
+  PREFETCH = 4096, /* bytes ahead, see avx2.c */
   PANEL_D = 512,   /* where a block of the panel has its scales, after 16 x 32 codes */
   PANEL_M = 576,   /* and minima, or the second half's scales */
   PANEL_BLOCK = 640,
@@ -73,48 +73,47 @@ typedef struct pair {
   bool has_second;
 } pair;
 
+/* acc[t] + block i of both groups, for n tokens. */
+SS_INLINE void add_block(ss_pack pack, int n, ss_source from, __m512 acc[TILE], const uint8_t *block0,
+                         const uint8_t *block1, const uint8_t *panel, size_t i, size_t n_blocks, const int8_t *q,
+                         const ss_act_block *a) {
+  const int steps = pack == SS_PACK_6 ? STEPS / 2 : STEPS; /* that share a scale */
+  __m512i isum[TILE];
+  __m512 d[2];
+  if (from == SS_PACKED && n < TILE) {
+    ss_prefetch(block0 + PREFETCH, ss_blocks[pack].bytes);
+    ss_prefetch(block1 + PREFETCH, ss_blocks[pack].bytes);
+  }
+  d[0] = from == SS_PANEL ? _mm512_load_ps(panel + PANEL_D) : both_floats(block0, block1, 0);
+  d[1] = !two_scales(pack) ? d[0] : from == SS_PANEL ? _mm512_load_ps(panel + PANEL_M) : both_floats(block0, block1, 8);
+  SS_UNROLL for (int j = 0; j < STEPS; j++) {
+    const __m512i c = from == SS_PANEL ? _mm512_load_si512(panel + 64 * j) : codes(pack, block0, block1, j);
+    SS_UNROLL for (int t = 0; t < n; t++) {
+      const __m512i sum = j % steps ? isum[t] : _mm512_setzero_si512();
+      isum[t] = _mm512_dpbusd_epi32(sum, c, four(q + SS_COLS * ((size_t)t * n_blocks + i) + 4 * j));
+    }
+    if (j % steps < steps - 1) continue;
+    SS_UNROLL for (int t = 0; t < n; t++) acc[t] =
+        scaled(pack, acc[t], isum[t], d[j / steps], d[1], j / steps, a + (size_t)t * n_blocks + i);
+  }
+}
+
+SS_INLINE void store_rows(float *y, __m512 acc, bool has_second) {
+  if (has_second) _mm512_storeu_ps(y, acc);
+  else _mm256_storeu_ps(y, _mm512_castps512_ps256(acc));
+}
+
 /* Two groups for n tokens. */
 SS_INLINE void tile(ss_pack pack, int n, ss_source from, float *y, size_t y_stride, pair groups, const uint8_t *panel,
                     size_t n_blocks, const int8_t *q, const ss_act_block *a) {
-  const int steps = pack == SS_PACK_6 ? STEPS / 2 : STEPS; /* that share a scale */
-  const uint8_t *block0 = groups.first, *block1 = groups.second;
-  const int8_t *qt[TILE];
-  const ss_act_block *at[TILE];
   __m512 acc[TILE];
-  SS_UNROLL for (int t = 0; t < n; t++) {
-    qt[t] = q + (size_t)t * n_blocks * SS_COLS;
-    at[t] = a + (size_t)t * n_blocks;
-    acc[t] = _mm512_setzero_ps();
-  }
+  SS_UNROLL for (int t = 0; t < n; t++) acc[t] = _mm512_setzero_ps();
   for (size_t i = 0; i < n_blocks; i++) {
-    __m512i isum[TILE];
-    __m512 d[2];
-    if (from == SS_PACKED && n < TILE) {
-      ss_prefetch(block0 + PREFETCH, ss_blocks[pack].bytes);
-      ss_prefetch(block1 + PREFETCH, ss_blocks[pack].bytes);
-    }
-    d[0] = from == SS_PANEL ? _mm512_load_ps(panel + PANEL_D) : both_floats(block0, block1, 0);
-    d[1] = !two_scales(pack)  ? d[0]
-           : from == SS_PANEL ? _mm512_load_ps(panel + PANEL_M)
-                              : both_floats(block0, block1, 8);
-    SS_UNROLL for (int j = 0; j < STEPS; j++) {
-      const __m512i c = from == SS_PANEL ? _mm512_load_si512(panel + 64 * j) : codes(pack, block0, block1, j);
-      SS_UNROLL for (int t = 0; t < n; t++) {
-        const __m512i sum = j % steps ? isum[t] : _mm512_setzero_si512();
-        isum[t] = _mm512_dpbusd_epi32(sum, c, four(qt[t] + SS_COLS * i + 4 * j));
-      }
-      if (j % steps < steps - 1) continue;
-      SS_UNROLL for (int t = 0; t < n; t++) acc[t] =
-          scaled(pack, acc[t], isum[t], d[j / steps], d[1], j / steps, at[t] + i);
-    }
-    if (from == SS_PANEL) panel += PANEL_BLOCK;
-    block0 += ss_blocks[pack].bytes;
-    block1 += ss_blocks[pack].bytes;
+    const size_t at = i * ss_blocks[pack].bytes;
+    add_block(pack, n, from, acc, groups.first + at, groups.second + at,
+              panel + (from == SS_PANEL ? i * PANEL_BLOCK : 0), i, n_blocks, q, a);
   }
-  SS_UNROLL for (int t = 0; t < n; t++) {
-    if (groups.has_second) _mm512_storeu_ps(y + (size_t)t * y_stride, acc[t]);
-    else _mm256_storeu_ps(y + (size_t)t * y_stride, _mm512_castps512_ps256(acc[t]));
-  }
+  SS_UNROLL for (int t = 0; t < n; t++) store_rows(y + (size_t)t * y_stride, acc[t], groups.has_second);
 }
 
 SS_INLINE void widen(ss_pack pack, uint8_t *panel, pair groups, size_t n_blocks) {
@@ -135,11 +134,32 @@ SS_INLINE pair pair_at(const void *w, size_t group_bytes, size_t g, size_t n_gro
   return (pair){first, has_second ? first + group_bytes : first, has_second};
 }
 
+/* All groups, two by two, in runs of such pairs, for n tokens. */
+SS_INLINE void in_runs(ss_pack pack, int n, float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks,
+                       const int8_t *q, const ss_act_block *a) {
+  const size_t n_pairs = ss_ceil_div(n_groups, 2), in_run = ss_in_run(n_pairs);
+  for (size_t g = 0; g < in_run; g++) {
+    const size_t n_runs = ss_runs_with(g, n_pairs);
+    pair groups[SS_RUNS];
+    __m512 acc[SS_RUNS][TILE];
+    for (size_t r = 0; r < n_runs; r++) {
+      groups[r] = pair_at(w, n_blocks * ss_blocks[pack].bytes, 2 * (r * in_run + g), n_groups);
+      SS_UNROLL for (int t = 0; t < n; t++) acc[r][t] = _mm512_setzero_ps();
+    }
+    for (size_t i = 0; i < n_blocks; i++)
+      for (size_t r = 0; r < n_runs; r++) {
+        const size_t at = i * ss_blocks[pack].bytes;
+        add_block(pack, n, SS_PACKED, acc[r], groups[r].first + at, groups[r].second + at, NULL, i, n_blocks, q, a);
+      }
+    for (size_t r = 0; r < n_runs; r++)
+      SS_UNROLL for (int t = 0; t < n; t++)
+          store_rows(y + (size_t)t * y_stride + 2 * (r * in_run + g) * SS_ROWS, acc[r][t], groups[r].has_second);
+  }
+}
+
 SS_INLINE void gemv(ss_pack pack, float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,
                     const ss_act_block *a) {
-  for (size_t g = 0; g < n_groups; g += 2)
-    tile(pack, 1, SS_PACKED, y + g * SS_ROWS, 0, pair_at(w, n_blocks * ss_blocks[pack].bytes, g, n_groups), NULL,
-         n_blocks, q, a);
+  in_runs(pack, 1, y, 0, w, n_groups, n_blocks, q, a);
 }
 
 /* Two groups for all tokens. */
@@ -163,6 +183,10 @@ SS_INLINE void tiles(ss_pack pack, ss_source from, float *y, size_t y_stride, pa
 
 SS_INLINE void gemm(ss_pack pack, float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks,
                     const int8_t *q, const ss_act_block *a, size_t n_tokens, uint8_t *panel) {
+  if (n_tokens == 2) { /* of a token that the head has twice */
+    in_runs(pack, 2, y, y_stride, w, n_groups, n_blocks, q, a);
+    return;
+  }
   for (size_t g = 0; g < n_groups; g += 2, y += 2 * SS_ROWS) {
     const pair groups = pair_at(w, n_blocks * ss_blocks[pack].bytes, g, n_groups);
     if (n_tokens <= TILE) { /* the codes are used once, in registers */

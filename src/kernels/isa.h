@@ -38,8 +38,22 @@ SS_INLINE int32_t ss_act_sum(ss_pack pack, int half, const ss_act_block *a) {
   return pack != SS_PACK_6 ? a->sum : half ? a->sum - a->sum_lo : a->sum_lo;
 }
 
-/* Weights are read once, in one long run that hardware prefetchers lose at each page: with this, memory gives up to 1.4
- * times as much. Past the end of the weights it does nothing. */
+/* Weights that few tokens read once come from memory, and a single long run of reads leaves it waiting: hardware
+ * prefetches a few lines ahead and no farther than a page. So the groups are split in runs that are read by turns, block
+ * by block, which gives 1.3 to 1.5 times as much. Runs have `in_run` groups, the last ones fewer. */
+#ifdef __wasm__
+enum { SS_RUNS = 8 }; /* nothing else prefetches */
+#else
+enum { SS_RUNS = 4 };
+#endif
+SS_INLINE size_t ss_in_run(size_t n_groups) { return ss_ceil_div(n_groups, SS_RUNS); }
+/* The runs that have a group g. */
+SS_INLINE size_t ss_runs_with(size_t g, size_t n_groups) {
+  const size_t in_run = ss_in_run(n_groups);
+  return (n_groups - g + in_run - 1) / in_run;
+}
+
+/* With prefetches of its own each run gives 1.3 times as much again. Past the end of the weights they do nothing. */
 SS_INLINE void ss_prefetch(const uint8_t *p, size_t bytes) {
   SS_UNROLL for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
 }
@@ -54,22 +68,31 @@ static const float ss_exp_terms[6] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334
 /* ---- entries of a table ---- */
 
 /* ss_gemv_<name>_<isa> and ss_gemm_<name>_<isa>: the file's gemv and gemm with their first arguments bound. */
-#define SS_DOT_KERNEL(name, isa, ...)                                                                            \
+#define SS_GEMV_KERNEL(name, isa, ...)                                                                           \
   static void ss_gemv_##name##_##isa(float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q, \
                                      const ss_act_block *a) {                                                    \
     gemv(__VA_ARGS__, y, w, n_groups, n_blocks, q, a);                                                           \
-  }                                                                                                              \
+  }
+#define SS_GEMM_KERNEL(name, isa, ...)                                                                           \
   static void ss_gemm_##name##_##isa(float *y, size_t y_stride, const void *w, size_t n_groups, size_t n_blocks, \
                                      const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {     \
     gemm(__VA_ARGS__, y, y_stride, w, n_groups, n_blocks, q, a, n_tokens, panel);                                \
   }
-#define SS_DOT_KERNELS(isa)          \
-  SS_DOT_KERNEL(4, isa, SS_PACK_4)   \
-  SS_DOT_KERNEL(4m, isa, SS_PACK_4M) \
-  SS_DOT_KERNEL(5, isa, SS_PACK_5)   \
-  SS_DOT_KERNEL(5m, isa, SS_PACK_5M) \
-  SS_DOT_KERNEL(6, isa, SS_PACK_6)   \
-  SS_DOT_KERNEL(8, isa, SS_PACK_8)
+#define SS_GEMV_KERNELS(isa)          \
+  SS_GEMV_KERNEL(4, isa, SS_PACK_4)   \
+  SS_GEMV_KERNEL(4m, isa, SS_PACK_4M) \
+  SS_GEMV_KERNEL(5, isa, SS_PACK_5)   \
+  SS_GEMV_KERNEL(5m, isa, SS_PACK_5M) \
+  SS_GEMV_KERNEL(6, isa, SS_PACK_6)   \
+  SS_GEMV_KERNEL(8, isa, SS_PACK_8)
+#define SS_DOT_KERNELS(isa)           \
+  SS_GEMV_KERNELS(isa)                \
+  SS_GEMM_KERNEL(4, isa, SS_PACK_4)   \
+  SS_GEMM_KERNEL(4m, isa, SS_PACK_4M) \
+  SS_GEMM_KERNEL(5, isa, SS_PACK_5)   \
+  SS_GEMM_KERNEL(5m, isa, SS_PACK_5M) \
+  SS_GEMM_KERNEL(6, isa, SS_PACK_6)   \
+  SS_GEMM_KERNEL(8, isa, SS_PACK_8)
 
 /* The same of its fgemm, not static. */
 #define SS_FLOAT_KERNEL(name, isa, pack)                                                                             \

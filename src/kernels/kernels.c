@@ -36,6 +36,9 @@ const ss_kernels *ss_kernels_at(size_t i) {
   sets[n++] = &ss_kernels_neon;
 #elif defined(__wasm_simd128__)
   sets[n++] = ss_kernels_fastest();
+#if defined(__wasm_relaxed_simd__)
+  sets[n++] = &ss_kernels_wasm_relaxed_dot;
+#endif
 #endif
   sets[n++] = &ss_kernels_scalar;
   return i < n ? sets[i] : NULL;

@@ -8,11 +8,37 @@
 
 /* ---- dot products of quantised weights ---- */
 
+/* One group of 8 rows for n tokens. */
+SS_INLINE void tile(ss_pack pack, int n, ss_source from, float *y, size_t y_stride, const uint8_t *group,
+                    const uint8_t *panel, size_t n_blocks, const int8_t *q, const ss_act_block *a) {
+  floats acc[TILE];
+  SS_UNROLL for (int t = 0; t < n; t++) acc[t] = splat(0.0f);
+  for (size_t i = 0; i < n_blocks; i++)
+    add_block(pack, n, from, acc, group + i * ss_blocks[pack].bytes, panel + (from == SS_PANEL ? i * PANEL_BLOCK : 0),
+              i, n_blocks, q, a);
+  SS_UNROLL for (int t = 0; t < n; t++) store(y + (size_t)t * y_stride, acc[t]);
+}
+
+/* All groups in runs, for n tokens. */
+SS_INLINE void in_runs(ss_pack pack, int n, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
+                       size_t n_blocks, const int8_t *q, const ss_act_block *a) {
+  const size_t in_run = ss_in_run(n_groups), group_bytes = n_blocks * ss_blocks[pack].bytes;
+  for (size_t g = 0; g < in_run; g++) {
+    const size_t n_runs = ss_runs_with(g, n_groups);
+    floats acc[SS_RUNS][TILE];
+    for (size_t r = 0; r < n_runs; r++) SS_UNROLL for (int t = 0; t < n; t++) acc[r][t] = splat(0.0f);
+    for (size_t i = 0; i < n_blocks; i++)
+      for (size_t r = 0; r < n_runs; r++)
+        add_block(pack, n, SS_PACKED, acc[r], w + (r * in_run + g) * group_bytes + i * ss_blocks[pack].bytes, NULL, i,
+                  n_blocks, q, a);
+    for (size_t r = 0; r < n_runs; r++)
+      SS_UNROLL for (int t = 0; t < n; t++) store(y + (size_t)t * y_stride + (r * in_run + g) * SS_ROWS, acc[r][t]);
+  }
+}
+
 SS_INLINE void gemv(ss_pack pack, float *y, const void *w, size_t n_groups, size_t n_blocks, const int8_t *q,
                     const ss_act_block *a) {
-  const uint8_t *group = w;
-  for (size_t g = 0; g < n_groups; g++, group += n_blocks * ss_blocks[pack].bytes)
-    tile(pack, 1, SS_PACKED, y + g * SS_ROWS, 0, group, NULL, n_blocks, q, a);
+  in_runs(pack, 1, y, 0, w, n_groups, n_blocks, q, a);
 }
 
 /* One group for all tokens. */
@@ -31,6 +57,10 @@ SS_INLINE void gemm(ss_pack pack, float *y, size_t y_stride, const void *w, size
   const uint8_t *group = w;
   const size_t block_bytes = ss_blocks[pack].bytes;
   const bool use_panel = pack != SS_PACK_8 && n_tokens > TILE; /* else the codes are wide enough, or used only once */
+  if (n_tokens == 2) { /* of a token that the head has twice */
+    in_runs(pack, 2, y, y_stride, w, n_groups, n_blocks, q, a);
+    return;
+  }
   for (size_t g = 0; g < n_groups; g++, group += n_blocks * block_bytes, y += SS_ROWS) {
     if (!use_panel) {
       tiles(pack, SS_PACKED, y, y_stride, group, NULL, n_blocks, q, a, n_tokens);

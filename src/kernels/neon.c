@@ -122,30 +122,25 @@ SS_INLINE floats scaled(ss_pack pack, floats acc, ints isum, const uint8_t *bloc
   return add(acc, mul(mul(d, d_act), to_floats(isum)));
 }
 
-/* One group of 8 rows for n tokens. */
-SS_INLINE void tile(ss_pack pack, int n, ss_source from, float *y, size_t y_stride, const uint8_t *block,
-                    const uint8_t *panel, size_t n_blocks, const int8_t *q, const ss_act_block *a) {
+/* acc[t] + block i of 8 rows, for n tokens. */
+SS_INLINE void add_block(ss_pack pack, int n, ss_source from, floats acc[TILE], const uint8_t *block,
+                         const uint8_t *panel, size_t i, size_t n_blocks, const int8_t *q, const ss_act_block *a) {
   const int steps = pack == SS_PACK_6 ? STEPS / 2 : STEPS; /* that share a scale */
-  floats acc[TILE];
-  SS_UNROLL for (int t = 0; t < n; t++) acc[t] = splat(0.0f);
-  for (size_t i = 0; i < n_blocks; i++, block += ss_blocks[pack].bytes, panel += from == SS_PANEL ? PANEL_BLOCK : 0) {
-    sums sum[TILE];
-    int8x16_t acts[TILE]; /* of 4 steps */
-    if (from == SS_PACKED && n < TILE) ss_prefetch(block + PREFETCH, ss_blocks[pack].bytes);
-    SS_UNROLL for (int j = 0; j < STEPS; j++) {
-      const bytes c = from == SS_PACKED ? codes(pack, block, j)
-                                        : (bytes){vld1q_s8((const int8_t *)panel + 32 * j),
-                                                  vld1q_s8((const int8_t *)panel + 32 * j + 16)};
-      SS_UNROLL for (int t = 0; t < n; t++) {
-        const size_t at = (size_t)t * n_blocks + i;
-        if (j % 4 == 0) acts[t] = vld1q_s8(q + SS_COLS * at + 4 * j);
-        if (j % steps == 0) sum[t] = start();
-        sum[t] = step(pack, sum[t], c, acts[t], j);
-        if (j % steps == steps - 1) acc[t] = scaled(pack, acc[t], finish(pack, sum[t]), block, j / steps, a + at);
-      }
+  sums sum[TILE];
+  int8x16_t acts[TILE]; /* of 4 steps */
+  if (from == SS_PACKED && n < TILE) ss_prefetch(block + PREFETCH, ss_blocks[pack].bytes);
+  SS_UNROLL for (int j = 0; j < STEPS; j++) {
+    const bytes c = from == SS_PACKED ? codes(pack, block, j)
+                                      : (bytes){vld1q_s8((const int8_t *)panel + 32 * j),
+                                                vld1q_s8((const int8_t *)panel + 32 * j + 16)};
+    SS_UNROLL for (int t = 0; t < n; t++) {
+      const size_t at = (size_t)t * n_blocks + i;
+      if (j % 4 == 0) acts[t] = vld1q_s8(q + SS_COLS * at + 4 * j);
+      if (j % steps == 0) sum[t] = start();
+      sum[t] = step(pack, sum[t], c, acts[t], j);
+      if (j % steps == steps - 1) acc[t] = scaled(pack, acc[t], finish(pack, sum[t]), block, j / steps, a + at);
     }
   }
-  SS_UNROLL for (int t = 0; t < n; t++) store(y + (size_t)t * y_stride, acc[t]);
 }
 
 /* The codes of a block, a byte each. */

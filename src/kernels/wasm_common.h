@@ -95,6 +95,9 @@ SS_INLINE void ss_add_block(ss_pack pack, unsigned part, v128_t acc[2], const v1
   }
 }
 
+/* A loop over runs of groups (isa.h): the runs share their code, and keep their sums in memory. */
+#define SS_EACH_RUN(r, n) _Pragma("clang loop unroll(disable)") for (size_t r = 0; r < (n); r++)
+
 /* ---- GEMM ---- */
 
 /* The input and output of SS_TILE tokens from token t on. Where fewer are left it goes back to earlier ones, or repeats
@@ -128,7 +131,7 @@ typedef void ss_few_fn(float *y, size_t y_stride, const uint8_t *w, size_t n_gro
 SS_INLINE void ss_gemm_by_tiles(ss_few_fn *const few[SS_TILE], float *y, size_t y_stride, const uint8_t *w,
                                 size_t n_groups, size_t n_blocks, size_t group_bytes, const int8_t *q,
                                 const ss_act_block *a, size_t n_tokens) {
-  const size_t stretch = ss_max(16, 160 * 1024 / group_bytes);
+  const size_t stretch = n_tokens <= SS_TILE && few[n_tokens - 1] ? n_groups : ss_max(16, 160 * 1024 / group_bytes);
   for (size_t g = 0; g < n_groups; g += stretch)
     for (size_t t = 0, n; t < n_tokens; t += n) {
       n = ss_min(n_tokens - t, SS_TILE);

@@ -18,7 +18,7 @@ SS_INLINE pairs widen_codes(ss_pack pack, v128_t bytes) {
 
 /* ---- few tokens: codes are widened in registers ---- */
 
-enum { WIDE_BLOCKS = 16 }; /* blocks of a stretch of columns: its activations are prepared on the stack */
+enum { WIDE_BLOCKS = 24 }; /* blocks of a stretch of columns: its activations are prepared on the stack */
 
 typedef struct wide_block { /* of one block, SS_TILE tokens; 4 columns are repeated over a vector */
   int32_t even[SS_TILE][8][4], odd[SS_TILE][8][4];
@@ -48,47 +48,57 @@ SS_INLINE void dot_step(ss_pack pack, size_t n_tokens, unsigned j, bool first, v
   }
 }
 
-/* 8 rows x n_tokens; n_blocks of the columns, continuing what y holds unless they are the first. */
-SS_INLINE void few_tile(ss_pack pack, size_t n_tokens, float *y, size_t y_stride, bool first, const uint8_t *block,
-                        const wide_block *wide, const ss_act_block *a, size_t a_stride, size_t n_blocks) {
-  v128_t acc[SS_TILE][2];
-  SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
-    acc[t][0] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(y + t * y_stride);
-    acc[t][1] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(y + t * y_stride + 4);
+/* 8 rows of each run x n_tokens; n_blocks of the columns, continuing what y holds unless they are the first. block and
+ * y are the first run's; the next one's are run_bytes and run_rows on. */
+SS_INLINE void few_tile(ss_pack pack, size_t n_tokens, size_t n_runs, float *y, size_t y_stride, size_t run_rows,
+                        bool first, const uint8_t *block, size_t run_bytes, const wide_block *wide,
+                        const ss_act_block *a, size_t a_stride, size_t n_blocks) {
+  v128_t acc[SS_RUNS][SS_TILE][2];
+  SS_EACH_RUN(r, n_runs) SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+    const float *from = y + t * y_stride + r * run_rows;
+    acc[r][t][0] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(from);
+    acc[r][t][1] = first ? wasm_f32x4_const_splat(0) : wasm_v128_load(from + 4);
   }
   for (size_t i = 0; i < n_blocks; i++) {
-    const uint8_t *b = ss_opaque(block + i * ss_blocks[pack].bytes);
-    const float *d = (const float *)(const void *)b;
     const wide_block *x = ss_opaque(wide + i);
-    v128_t isum[SS_TILE][2], high_isum[SS_TILE][2]; /* six-bit: of columns 16 on */
-    SS_UNROLL for (unsigned j = 0; j < 4; j++) {
-      ss_step low, high;
-      ss_load_steps(pack, b, j, &low, &high);
-      dot_step(pack, n_tokens, j, j == 0, isum, &low, x);
-      if (pack == SS_PACK_6) dot_step(pack, n_tokens, j + 4, j == 0, high_isum, &high, x);
-      else dot_step(pack, n_tokens, j + 4, false, isum, &high, x);
-    }
-    SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
-      ss_add_block(pack, 0, acc[t], isum[t], d, a + t * a_stride + i);
-      if (pack == SS_PACK_6) ss_add_block(pack, 1, acc[t], high_isum[t], d, a + t * a_stride + i);
-      ss_keep_order(&acc[t][0], &acc[t][1]);
+    SS_EACH_RUN(r, n_runs) {
+      const uint8_t *b = ss_opaque(block + i * ss_blocks[pack].bytes + r * run_bytes);
+      const float *d = (const float *)(const void *)b;
+      v128_t isum[SS_TILE][2], high_isum[SS_TILE][2]; /* six-bit: of columns 16 on */
+      SS_UNROLL for (unsigned j = 0; j < 4; j++) {
+        ss_step low, high;
+        ss_load_steps(pack, b, j, &low, &high);
+        dot_step(pack, n_tokens, j, j == 0, isum, &low, x);
+        if (pack == SS_PACK_6) dot_step(pack, n_tokens, j + 4, j == 0, high_isum, &high, x);
+        else dot_step(pack, n_tokens, j + 4, false, isum, &high, x);
+      }
+      SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+        ss_add_block(pack, 0, acc[r][t], isum[t], d, a + t * a_stride + i);
+        if (pack == SS_PACK_6) ss_add_block(pack, 1, acc[r][t], high_isum[t], d, a + t * a_stride + i);
+        ss_keep_order(&acc[r][t][0], &acc[r][t][1]);
+      }
     }
   }
-  SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
-    wasm_v128_store(y + t * y_stride, acc[t][0]);
-    wasm_v128_store(y + t * y_stride + 4, acc[t][1]);
+  SS_EACH_RUN(r, n_runs) SS_UNROLL for (size_t t = 0; t < n_tokens; t++) {
+    float *to = y + t * y_stride + r * run_rows;
+    wasm_v128_store(to, acc[r][t][0]);
+    wasm_v128_store(to + 4, acc[r][t][1]);
   }
 }
 
+/* In runs for one token, whose weights come from memory. */
 SS_INLINE void few_tokens(ss_pack pack, size_t n_tokens, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
                           size_t n_blocks, const int8_t *q, const ss_act_block *a) {
+  const size_t in_run = n_tokens > 1 ? n_groups : ss_in_run(n_groups);
+  const size_t block_bytes = ss_blocks[pack].bytes, group_bytes = n_blocks * block_bytes;
   wide_block wide[WIDE_BLOCKS];
   for (size_t at = 0, n; at < n_blocks; at += n) {
     n = ss_min(n_blocks - at, WIDE_BLOCKS);
     for (size_t t = 0; t < n_tokens; t++) widen_acts(wide, t, q + (t * n_blocks + at) * SS_COLS, n);
-    for (size_t g = 0; g < n_groups; g++)
-      few_tile(pack, n_tokens, y + SS_ROWS * g, y_stride, at == 0, w + (g * n_blocks + at) * ss_blocks[pack].bytes,
-               wide, a + at, n_blocks, n);
+    for (size_t g = 0; g < in_run; g++)
+      few_tile(pack, n_tokens, n_tokens > 1 ? 1 : ss_runs_with(g, n_groups), y + SS_ROWS * g, y_stride,
+               SS_ROWS * in_run, at == 0, w + g * group_bytes + at * block_bytes, in_run * group_bytes, wide, a + at,
+               n_blocks, n);
   }
 }
 
@@ -180,19 +190,37 @@ SS_NOINLINE void tile_6(const ss_tile_io *io, const uint8_t *panel, const uint8_
   tile(SS_PACK_6, io, panel, block, block_bytes, n_blocks);
 }
 
-SS_INLINE void many_tokens(ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks,
-                           const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
-  tile_fn *const tile_of = pack == SS_PACK_6 ? tile_6 : ss_blocks[pack].has_min ? tile_min : tile_scale;
-  const size_t group_bytes = n_blocks * ss_blocks[pack].bytes;
+typedef void fill_fn(uint8_t *panel, const uint8_t *block, size_t n_blocks);
+#define FILL(name, pack)                                                                \
+  SS_NOINLINE void fill_##name(uint8_t *panel, const uint8_t *block, size_t n_blocks) { \
+    fill_panel(pack, panel, block, n_blocks);                                           \
+  }
+FILL(4, SS_PACK_4)
+FILL(4m, SS_PACK_4M)
+FILL(5, SS_PACK_5)
+FILL(5m, SS_PACK_5M)
+FILL(6, SS_PACK_6)
+static const struct {
+  fill_fn *fill;
+  tile_fn *tile;
+} many[SS_PACK_COUNT] = {[SS_PACK_4] = {fill_4, tile_scale},
+                         [SS_PACK_4M] = {fill_4m, tile_min},
+                         [SS_PACK_5] = {fill_5, tile_scale},
+                         [SS_PACK_5M] = {fill_5m, tile_min},
+                         [SS_PACK_6] = {fill_6, tile_6}};
+
+SS_NOINLINE void many_tokens(ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
+                             size_t n_blocks, const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
+  const size_t block_bytes = ss_packs[pack].group_bytes;
   for (size_t first = 0, n; first < n_tokens; first += n) {
     n = ss_token_stretch(n_tokens - first);
     for (size_t g = 0; g < n_groups; g++) {
-      const uint8_t *group = w + g * group_bytes;
-      fill_panel(pack, panel, group, n_blocks);
+      const uint8_t *group = w + g * n_blocks * block_bytes;
+      many[pack].fill(panel, group, n_blocks);
       for (size_t t = 0; t < n; t += SS_TILE) {
         const ss_tile_io io = ss_tile_at(t, n, n_blocks, q + first * n_blocks * SS_COLS, a + first * n_blocks,
                                          y + first * y_stride + g * SS_ROWS, y_stride);
-        tile_of(&io, panel, group, ss_blocks[pack].bytes, n_blocks);
+        many[pack].tile(&io, panel, group, block_bytes, n_blocks);
       }
     }
   }

@@ -347,13 +347,14 @@ static void norm_twice_part(const job *j, size_t first, size_t end, uint32_t thr
 static void head_part(const job *j, size_t first, size_t end, uint32_t thread) {
   const ss_session *s = j->s;
   const output *o = &j->outputs[0];
-  const size_t stride = ss_matrix_groups(&o->w) * SS_ROWS, at_once = SS_HEAD_ROWS / SS_ROWS;
+  const size_t stride = ss_matrix_groups(&o->w) * SS_ROWS, n_rows = j->acts.n_tokens;
+  const size_t at_once = s->head_y_each / n_rows / SS_ROWS, y_stride = at_once * SS_ROWS;
   float *y = s->head_y + thread * s->head_y_each;
   for (size_t g = first; g < end; g += at_once) {
     const size_t last = ss_min(g + at_once, end), rows = (last - g) * SS_ROWS;
-    ss_matmul(s->kernels, y - g * SS_ROWS, SS_HEAD_ROWS, &o->w, g, last, &j->acts, s->panel + thread * s->panel_bytes);
-    for (uint32_t t = 0; t < j->acts.n_tokens / 2; t++) {
-      const float *high = y + 2 * t * SS_HEAD_ROWS, *low = high + SS_HEAD_ROWS;
+    ss_matmul(s->kernels, y - g * SS_ROWS, y_stride, &o->w, g, last, &j->acts, s->panel + thread * s->panel_bytes);
+    for (uint32_t t = 0; t < n_rows / 2; t++) {
+      const float *high = y + 2 * t * y_stride, *low = high + y_stride;
       float *logits = o->y + t * stride + g * SS_ROWS;
       for (size_t i = 0; i < rows; i++) logits[i] = high[i] + low[i];
     }

@@ -5,7 +5,8 @@
 #include "model/model.h"
 
 #define SS_ATTN_TILE 8 /* tokens whose queries share a pass over K in prefill */
-#define SS_HEAD_ROWS 64 /* rows of the output head that a thread computes at a time */
+#define SS_HEAD_ROWS \
+  64 /* rows of the output head that a thread computes at a time for a whole chunk; more for fewer tokens */
 #define SS_MAX_GROUP 64 /* query heads that share a KV head */
 
 /* KV of one attention block. K in the layout of SS_PACK_8 with positions as rows, so that scores are a matmul. */
@@ -54,7 +55,7 @@ struct ss_session {
   size_t panel_bytes;
   float *scores; /* [n_threads][SS_ATTN_TILE * group][context rounded up to 8] */
   size_t scores_each; /* floats of one thread */
-  float *head_y; /* [n_threads][2 * T][SS_HEAD_ROWS] */
+  float *head_y; /* [n_threads][head_y_each]: 2 * T x SS_HEAD_ROWS, or fewer tokens x more rows */
   size_t head_y_each; /* floats of one thread */
   int8_t *head_q; /* [n_threads][head_dim] a key or value being quantised */
   ss_act_block *head_b;

@@ -28,7 +28,8 @@ describe('Firefox', { skip }, () => {
         { model: MODEL, threads },
       );
       assert.equal(text, 'The answer to this classic math problem is 4.');
-      assert.deepEqual([module.variant, module.threads], ['relaxed', threads]);
+      assert.match(module.variant, /^relaxed(-dot)?$/);
+      assert.equal(module.threads, threads);
       hashes.add(logitsHash);
     });
   }

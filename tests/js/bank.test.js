@@ -72,7 +72,7 @@ test('recovery has the pinned logits in every module', { skip: noModules }, asyn
   const golden = (/** @type {string} */ name) => fileURLToPath(new URL(`../golden/${name}`, import.meta.url));
   const { recovered } = JSON.parse(readFileSync(golden('hashes.json'), 'utf8'));
   if (noRelaxed) t.diagnostic(`relaxed modules not compared: ${noRelaxed}`);
-  for (const variant of /** @type {const} */ (['simd128', 'relaxed']).slice(0, noRelaxed ? 1 : 2))
+  for (const variant of /** @type {const} */ (['simd128', 'relaxed', 'relaxed-dot']).slice(0, noRelaxed ? 1 : 3))
     for (const threads of [1, 2]) {
       const llm = await load(golden('tiny/q4_1.gguf'), { bank: golden('recovery.gguf'), depth: 0.5, contextSize: 64, variant, threads });
       assert.equal(llm.info.bank?.recovered, 6);

@@ -81,7 +81,7 @@ describe('usage of the command', () => {
     fails(['run', '-n', 'many'], 2, /--tokens many: want a whole number/);
     fails(['run', '-n-3'], 2, /--tokens -3: want a whole number/);
     fails(['run', '--seed', '1.5'], 2, /--seed 1\.5: want a whole number/);
-    fails(['run', '--variant', 'fast'], 2, /--variant fast: want auto or simd128 or relaxed/);
+    fails(['run', '--variant', 'fast'], 2, /--variant fast: want auto or simd128 or relaxed or relaxed-dot/);
     fails(['run', '--temp'], 2, /--temp needs a value: X/);
     fails(['run', '--json=yes'], 2, /--json takes no value/);
     fails(['chat', 'hello'], 2, /unexpected argument hello/);

@@ -31,6 +31,7 @@ function native(t, args) {
 const variants = [
   [{ variant: 'simd128', threads: 1 }, noEncoder],
   [{ variant: 'relaxed', threads: 1 }, noEncoder || noRelaxed],
+  [{ variant: 'relaxed-dot', threads: 1 }, noEncoder || noRelaxed],
   [{ threads: 2 }, noEncoder],
 ];
 for (const [options, skip] of variants) {

@@ -174,6 +174,7 @@ describe('the same bits', { skip: noModel }, () => {
       else {
         assert.deepEqual(await answer({ variant: 'relaxed', threads: 1 }, skip), first);
         assert.deepEqual(await answer({ variant: 'relaxed', threads: 3 }, skip), first);
+        assert.deepEqual(await answer({ variant: 'relaxed-dot', threads: 2 }, skip), first);
       }
     });
   }
@@ -184,8 +185,8 @@ describe('the same bits', { skip: noModel }, () => {
     const { tokens } = golden('smollm2-q4_1.json');
     const masks = { dense: '', masked: 'attn:3,7,11,15,19,23,27;ffn:2,6,9,13,16,20,23,27' };
     if (noRelaxed) t.diagnostic(`relaxed modules not compared: ${noRelaxed}`);
-    /** @type {('simd128' | 'relaxed')[]} */
-    const variants = noRelaxed ? ['simd128'] : ['simd128', 'relaxed'];
+    /** @type {import('../../wasm/loader.js').Variant[]} */
+    const variants = noRelaxed ? ['simd128'] : ['simd128', 'relaxed', 'relaxed-dot'];
     for (const variant of variants)
       for (const threads of [1, 2]) {
         const llm = await loadModel({ variant, threads });

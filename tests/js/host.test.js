@@ -7,7 +7,7 @@ import { noModules } from './helpers.js';
 /** @param {number} threads */
 async function start(threads) {
   const { exports, memory } = await loadModule({ threads });
-  const io = exports.ss_start(threads) >>> 0;
+  const io = exports.ss_start(threads, 0) >>> 0;
   assert.ok(io);
   return {
     memory,

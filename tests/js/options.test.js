@@ -19,7 +19,7 @@ test('an impossible value throws and names the option, what was found and what w
   refuses(() => checkLoadOptions({ threads: 0 }), /load: threads is 0, want 'auto' or a whole number from 1 to 64/);
   refuses(() => checkLoadOptions({ threads: 65 }), /threads is 65/);
   refuses(() => checkLoadOptions({ contextSize: 1.5 }), /contextSize is 1.5/);
-  refuses(() => checkLoadOptions({ variant: 'avx2' }), /variant is "avx2", want 'auto', 'simd128', 'relaxed'/);
+  refuses(() => checkLoadOptions({ variant: 'avx2' }), /variant is "avx2", want 'auto', 'simd128', 'relaxed', 'relaxed-dot'/);
   refuses(() => checkLoadOptions({ onProgress: 1 }), /onProgress is 1, want a function/);
   refuses(() => checkLoadOptions({ signal: {} }), /want an AbortSignal/);
   refuses(() => checkGenerateOptions({ temperature: -1 }), /temperature is -1, want a number from 0/);

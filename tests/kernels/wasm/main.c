@@ -18,7 +18,6 @@ IMPORT(row)
 void host_row(const char *kernel, const char *shape, int multiplies, double units, double bytes, double limit,
               int bound);
 extern uint8_t __heap_base;
-extern const ss_kernels ss_kernels_wasm_relaxed_dot;
 
 /* ---- memory: free lists of powers of two, over memory.grow ---- */
 
@@ -78,30 +77,16 @@ static void tell_row(void *ctx, const roofline_row *r) {
 
 /* ---- what run.mjs calls ---- */
 
-/* The sets of ss_kernels_at, and the second relaxed one where that leaves it out. */
-static const ss_kernels *set_at(size_t set) {
-  size_t n = 0;
-  for (const ss_kernels *k; (k = ss_kernels_at(n)); n++) {
-    if (n == set) return k;
-#ifdef __wasm_relaxed_simd__
-    if (k == &ss_kernels_wasm_relaxed_dot) return ss_kernels_at(set);
-  }
-  return set == n ? &ss_kernels_wasm_relaxed_dot : NULL;
-#else
-  }
-  return NULL;
-#endif
-}
 EXPORT(size_t, n_sets, (void)) {
   size_t n = 0;
-  while (set_at(n)) n++;
+  while (ss_kernels_at(n)) n++;
   return n;
 }
-EXPORT(void, say_set, (size_t set)) { say(NULL, set_at(set)->name); }
+EXPORT(void, say_set, (size_t set)) { say(NULL, ss_kernels_at(set)->name); }
 
 EXPORT(size_t, n_checks, (void)) { return ss_n_checks; }
 EXPORT(void, say_check, (size_t check)) { say(NULL, ss_checks[check].name); }
-EXPORT(size_t, run_check, (size_t set, size_t check)) { return ss_checks[check].run(set_at(set), &loud); }
+EXPORT(size_t, run_check, (size_t set, size_t check)) { return ss_checks[check].run(ss_kernels_at(set), &loud); }
 
 EXPORT(size_t, n_planted, (void)) { return ss_n_planted_errors; }
 EXPORT(void, say_planted, (size_t error)) { say(NULL, ss_planted_errors[error].error); }
@@ -118,7 +103,7 @@ EXPORT(char *, text_buffer, (void)) { /* 64 bytes for the name of an entry */
 EXPORT(size_t, bench, (size_t set)) { /* how many rows there were, or (size_t)-1 */
   static const ss_host host = {.alloc = take, .free = give, .n_threads = 1};
   const char *only = text_buffer();
-  const roofline r = {.kernels = set_at(set),
+  const roofline r = {.kernels = ss_kernels_at(set),
                       .host = &host,
                       .seconds = host_seconds,
                       .only = *only ? only : NULL,
