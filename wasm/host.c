@@ -17,7 +17,7 @@ enum {
   GROW_PAGES = 16,           /* growth is rounded up to this where it is granted */
   MAX_PAGES = 65535,         /* the last page of 4 GB stays out: its end is not a 32-bit address */
   STACK_BYTES = 256 * 1024,  /* of a helper */
-  SPINS = 20000,             /* looks at a word before sleeping on it: about 10 us */
+  SPINS = 120000,            /* looks at a word before sleeping on it: about 60 us, more than a token's parts that one thread does */
 };
 
 ss_host wasm_host;
