@@ -215,7 +215,9 @@ static void matmul_case(trial *t, ss_pack pack, size_t n_groups, size_t n_blocks
 }
 
 static size_t check_gemv(const ss_kernels *k, const ss_check_host *host, ss_pack pack) {
-  static const size_t shapes[][2] = {{1, 1}, {1, 2}, {2, 1}, {3, 3}, {4, 2}, {5, 18}, {2, 48}, {7, 5}};
+  static const size_t shapes[][2] = {
+      {1, 1},  {1, 2}, {2, 1}, {3, 3},   {4, 2},  {5, 18},
+      {2, 48}, {7, 5}, {9, 2}, {17, 26}, {19, 1}, {33, 3}}; /* runs of several groups, the last shorter */
   trial t = begin(k, host);
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
     for (int s = 0; s < CODES_STYLES; s++) matmul_case(&t, pack, shapes[i][0], shapes[i][1], 1, (codes_style)s, true);
@@ -232,6 +234,7 @@ static size_t check_gemm(const ss_kernels *k, const ss_check_host *host, ss_pack
   for (int s = 0; s < CODES_STYLES; s++) {
     matmul_case(&t, pack, 5, 18, 33, (codes_style)s, false);
     matmul_case(&t, pack, 3, 48, 7, (codes_style)s, false);
+    for (size_t n = 1; n <= 3; n++) matmul_case(&t, pack, 19, 26, n, (codes_style)s, false); /* 1 and 2 in runs */
   }
   return t.failures;
 }
