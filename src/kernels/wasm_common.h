@@ -124,6 +124,45 @@ SS_INLINE ss_tile_io ss_tile_at(size_t t, size_t n_tokens, size_t n_blocks, cons
  * level cache from group to group. */
 SS_INLINE size_t ss_token_stretch(size_t n_left) { return n_left < 96 ? n_left : 64; }
 
+/* A GEMM by way of the panel, which holds the codes of a group: `fill` unpacks them, `tile` multiplies SS_TILE tokens. */
+typedef void ss_fill_fn(uint8_t *panel, const uint8_t *block, size_t n_blocks);
+typedef void ss_tile_fn(ss_pack pack, const ss_tile_io *io, const uint8_t *panel, const uint8_t *block,
+                        size_t n_blocks);
+SS_INLINE void ss_gemm_by_panel(ss_fill_fn *fill, ss_tile_fn *tile, ss_pack pack, float *y, size_t y_stride,
+                                const uint8_t *w, size_t n_groups, size_t n_blocks, const int8_t *q,
+                                const ss_act_block *a, size_t n_tokens, uint8_t *panel) {
+  const size_t group_bytes = n_blocks * ss_packs[pack].group_bytes;
+  for (size_t first = 0, n; first < n_tokens; first += n) {
+    n = ss_token_stretch(n_tokens - first);
+    for (size_t g = 0; g < n_groups; g++) {
+      const uint8_t *group = w + g * group_bytes;
+      fill(panel, group, n_blocks);
+      for (size_t t = 0; t < n; t += SS_TILE) {
+        const ss_tile_io io = ss_tile_at(t, n, n_blocks, q + first * n_blocks * SS_COLS, a + first * n_blocks,
+                                         y + first * y_stride + g * SS_ROWS, y_stride);
+        tile(pack, &io, panel, group, n_blocks);
+      }
+    }
+  }
+}
+
+/* The file's fill_panel with its pack bound, and where they are found. */
+#define SS_FILL_KERNEL(name, pack)                                                      \
+  SS_NOINLINE void fill_##name(uint8_t *panel, const uint8_t *block, size_t n_blocks) { \
+    fill_panel(pack, panel, block, n_blocks);                                           \
+  }
+#define SS_FILL_KERNELS                                                   \
+  SS_FILL_KERNEL(4, SS_PACK_4)                                            \
+  SS_FILL_KERNEL(4m, SS_PACK_4M)                                          \
+  SS_FILL_KERNEL(5, SS_PACK_5)                                            \
+  SS_FILL_KERNEL(5m, SS_PACK_5M)                                          \
+  SS_FILL_KERNEL(6, SS_PACK_6)                                            \
+  static ss_fill_fn *const fill[SS_PACK_COUNT] = {[SS_PACK_4] = fill_4,   \
+                                                  [SS_PACK_4M] = fill_4m, \
+                                                  [SS_PACK_5] = fill_5,   \
+                                                  [SS_PACK_5M] = fill_5m, \
+                                                  [SS_PACK_6] = fill_6};
+
 /* A GEMM without a panel, of kernels for n tokens (few[n - 1]; NULL: there is none) that prepare the activations and
  * then pass over the groups. Groups are taken in stretches that stay in the second-level cache while the tokens pass. */
 typedef void ss_few_fn(float *y, size_t y_stride, const uint8_t *w, size_t n_groups, size_t n_blocks, const int8_t *q,

@@ -115,19 +115,7 @@ SS_INLINE void fill_panel(ss_pack pack, uint8_t *panel, const uint8_t *block, si
   }
 }
 
-/* Both sets share these. */
-#define FILL(name, pack)                                                                \
-  SS_NOINLINE void fill_##name(uint8_t *panel, const uint8_t *block, size_t n_blocks) { \
-    fill_panel(pack, panel, block, n_blocks);                                           \
-  }
-FILL(4, SS_PACK_4)
-FILL(4m, SS_PACK_4M)
-FILL(5, SS_PACK_5)
-FILL(5m, SS_PACK_5M)
-FILL(6, SS_PACK_6)
-typedef void fill_fn(uint8_t *panel, const uint8_t *block, size_t n_blocks);
-static fill_fn *const fill[SS_PACK_COUNT] = {
-    [SS_PACK_4] = fill_4, [SS_PACK_4M] = fill_4m, [SS_PACK_5] = fill_5, [SS_PACK_5M] = fill_5m, [SS_PACK_6] = fill_6};
+SS_FILL_KERNELS
 
 /* 8 rows x SS_TILE tokens. steps_of: a pack with as many safe steps. How a block ends is decided as it runs, so a tile
  * serves several packs. */
@@ -182,7 +170,6 @@ SS_INLINE void tile(bool dot32, ss_pack steps_of, ss_pack pack, const ss_tile_io
   }
 }
 
-typedef void tile_fn(ss_pack pack, const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t n_blocks);
 #define TILE(name, dot32, steps_of)                                                                            \
   SS_NOINLINE void tile_##name(ss_pack pack, const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, \
                                size_t n_blocks) {                                                              \
@@ -192,28 +179,16 @@ TILE(8_steps, false, SS_PACK_4)
 TILE(4_steps, false, SS_PACK_5)
 TILE(6, false, SS_PACK_6)
 TILE(dot, true, SS_PACK_4)
-static tile_fn *const tiles[SS_PACK_COUNT] = {[SS_PACK_4] = tile_8_steps,
-                                              [SS_PACK_4M] = tile_8_steps,
-                                              [SS_PACK_5] = tile_4_steps,
-                                              [SS_PACK_5M] = tile_4_steps,
-                                              [SS_PACK_6] = tile_6};
+static ss_tile_fn *const tiles[SS_PACK_COUNT] = {[SS_PACK_4] = tile_8_steps,
+                                                 [SS_PACK_4M] = tile_8_steps,
+                                                 [SS_PACK_5] = tile_4_steps,
+                                                 [SS_PACK_5M] = tile_4_steps,
+                                                 [SS_PACK_6] = tile_6};
 
 SS_NOINLINE void many_tokens(bool dot32, ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
                              size_t n_blocks, const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
-  const size_t group_bytes = n_blocks * ss_packs[pack].group_bytes;
-  tile_fn *const run = dot32 && pack != SS_PACK_6 ? tile_dot : tiles[pack];
-  for (size_t first = 0, n; first < n_tokens; first += n) {
-    n = ss_token_stretch(n_tokens - first);
-    for (size_t g = 0; g < n_groups; g++) {
-      const uint8_t *group = w + g * group_bytes;
-      fill[pack](panel, group, n_blocks);
-      for (size_t t = 0; t < n; t += SS_TILE) {
-        const ss_tile_io io = ss_tile_at(t, n, n_blocks, q + first * n_blocks * SS_COLS, a + first * n_blocks,
-                                         y + first * y_stride + g * SS_ROWS, y_stride);
-        run(pack, &io, panel, group, n_blocks);
-      }
-    }
-  }
+  ss_gemm_by_panel(fill[pack], dot32 && pack != SS_PACK_6 ? tile_dot : tiles[pack], pack, y, y_stride, w, n_groups,
+                   n_blocks, q, a, n_tokens, panel);
 }
 
 /* ---- 8-bit codes ----

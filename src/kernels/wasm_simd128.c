@@ -26,7 +26,7 @@ typedef struct wide_block { /* of one block, SS_TILE tokens; 4 columns are repea
 
 SS_NOINLINE void widen_acts(wide_block *to, size_t token, const int8_t *q, size_t n_blocks) {
   for (size_t i = 0; i < n_blocks; i++) {
-    SS_UNROLL for (unsigned j = 0; j < 8; j++) {
+    for (unsigned j = 0; j < 8; j++) {
       const pairs p = widen_signed(wasm_v128_load32_splat(q + SS_COLS * i + 4 * j));
       wasm_v128_store(to[i].even[token][j], p.even);
       wasm_v128_store(to[i].odd[token][j], p.odd);
@@ -128,9 +128,12 @@ SS_INLINE void fill_panel(ss_pack pack, uint8_t *panel, const uint8_t *block, si
   }
 }
 
+SS_FILL_KERNELS
+
 /* 8 rows x SS_TILE tokens. end: the pack whose way to end a block is meant, SS_PACK_8 (only a scale), 4M or 6. */
-SS_INLINE void tile(ss_pack end, const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
+SS_INLINE void tile(ss_pack end, ss_pack pack, const ss_tile_io *io, const uint8_t *panel, const uint8_t *block,
                     size_t n_blocks) {
+  const size_t block_bytes = ss_packs[pack].group_bytes;
   v128_t acc[SS_TILE][2];
   SS_UNROLL for (unsigned t = 0; t < SS_TILE; t++) acc[t][0] = acc[t][1] = wasm_f32x4_const_splat(0);
   for (size_t i = 0; i < n_blocks; i++, block += block_bytes) {
@@ -175,55 +178,23 @@ SS_INLINE void tile(ss_pack end, const ss_tile_io *io, const uint8_t *panel, con
     wasm_v128_store(io->y[t] + 4, acc[t][1]);
   }
 }
-typedef void tile_fn(const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
-                     size_t n_blocks);
-SS_NOINLINE void tile_scale(const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
-                            size_t n_blocks) {
-  tile(SS_PACK_8, io, panel, block, block_bytes, n_blocks);
-}
-SS_NOINLINE void tile_min(const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
-                          size_t n_blocks) {
-  tile(SS_PACK_4M, io, panel, block, block_bytes, n_blocks);
-}
-SS_NOINLINE void tile_6(const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, size_t block_bytes,
-                        size_t n_blocks) {
-  tile(SS_PACK_6, io, panel, block, block_bytes, n_blocks);
-}
-
-typedef void fill_fn(uint8_t *panel, const uint8_t *block, size_t n_blocks);
-#define FILL(name, pack)                                                                \
-  SS_NOINLINE void fill_##name(uint8_t *panel, const uint8_t *block, size_t n_blocks) { \
-    fill_panel(pack, panel, block, n_blocks);                                           \
+#define TILE(name, end)                                                                                        \
+  SS_NOINLINE void tile_##name(ss_pack pack, const ss_tile_io *io, const uint8_t *panel, const uint8_t *block, \
+                               size_t n_blocks) {                                                              \
+    tile(end, pack, io, panel, block, n_blocks);                                                               \
   }
-FILL(4, SS_PACK_4)
-FILL(4m, SS_PACK_4M)
-FILL(5, SS_PACK_5)
-FILL(5m, SS_PACK_5M)
-FILL(6, SS_PACK_6)
-static const struct {
-  fill_fn *fill;
-  tile_fn *tile;
-} many[SS_PACK_COUNT] = {[SS_PACK_4] = {fill_4, tile_scale},
-                         [SS_PACK_4M] = {fill_4m, tile_min},
-                         [SS_PACK_5] = {fill_5, tile_scale},
-                         [SS_PACK_5M] = {fill_5m, tile_min},
-                         [SS_PACK_6] = {fill_6, tile_6}};
+TILE(scale, SS_PACK_8)
+TILE(min, SS_PACK_4M)
+TILE(6, SS_PACK_6)
+static ss_tile_fn *const tiles[SS_PACK_COUNT] = {[SS_PACK_4] = tile_scale,
+                                                 [SS_PACK_4M] = tile_min,
+                                                 [SS_PACK_5] = tile_scale,
+                                                 [SS_PACK_5M] = tile_min,
+                                                 [SS_PACK_6] = tile_6};
 
 SS_NOINLINE void many_tokens(ss_pack pack, float *y, size_t y_stride, const uint8_t *w, size_t n_groups,
                              size_t n_blocks, const int8_t *q, const ss_act_block *a, size_t n_tokens, void *panel) {
-  const size_t block_bytes = ss_packs[pack].group_bytes;
-  for (size_t first = 0, n; first < n_tokens; first += n) {
-    n = ss_token_stretch(n_tokens - first);
-    for (size_t g = 0; g < n_groups; g++) {
-      const uint8_t *group = w + g * n_blocks * block_bytes;
-      many[pack].fill(panel, group, n_blocks);
-      for (size_t t = 0; t < n; t += SS_TILE) {
-        const ss_tile_io io = ss_tile_at(t, n, n_blocks, q + first * n_blocks * SS_COLS, a + first * n_blocks,
-                                         y + first * y_stride + g * SS_ROWS, y_stride);
-        many[pack].tile(&io, panel, group, block_bytes, n_blocks);
-      }
-    }
-  }
+  ss_gemm_by_panel(fill[pack], tiles[pack], pack, y, y_stride, w, n_groups, n_blocks, q, a, n_tokens, panel);
 }
 
 /* ---- entries ---- */
