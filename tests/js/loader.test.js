@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { dotTimeRatio } from '../../wasm/dot_timing.js';
 import { loadModule, probe } from '../../wasm/loader.js';
 import { load } from '../../node/index.js';
 import { folder, MODEL, moduleUrl, noModel, noModules, noRelaxed } from './helpers.js';
@@ -24,6 +25,12 @@ for (const name of ['simd128', 'simd128-threads', 'relaxed', 'relaxed-threads'])
     assert.deepEqual(imports, [{ module: 'env', name: 'memory', kind: 'memory' }]);
   });
 }
+
+test('32-bit and 16-bit dot products are timed once', { skip: noRelaxed }, () => {
+  const ratio = dotTimeRatio();
+  assert.ok(ratio > 0.1 && ratio < 10, `${ratio}`);
+  assert.equal(dotTimeRatio(), ratio);
+});
 
 test('the loader takes the best variant and says why', { skip: noModules }, async () => {
   const { info } = await loadModule({ threads: 1 });
