@@ -10,12 +10,12 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "chat_samples.h"
 #include "clustering.h"
 #include "commands.h"
 #include "mask.h"
 #include "state.h"
 #include "train/recover.h"
-#include "windows.h"
 
 #define MAX_FILES 256
 #define MAX_LEVELS 64
@@ -28,7 +28,7 @@ typedef struct recover_args {
   option_list corpus;
   const char *operands[MAX_FILES], *bank, *encoder, *out, *parts, *levels, *state;
   uint32_t steps, global_steps, tokens_per_step, held_tokens, window, memory_mb;
-  float rate, ridge;
+  float chat_share, rate, ridge;
   uint64_t seed;
   bool resume, json;
 } recover_args;
@@ -84,6 +84,12 @@ static parse_result parse(recover_args *a, int argc, char **argv) {
        .min = LEAST_WINDOW,
        .max = 65536,
        .help = "tokens of a sample at most (default 128)"},
+      {.name = "chat-share",
+       .real = &a->chat_share,
+       .argument = "X",
+       .min = 0,
+       .max = 1,
+       .help = "share of the samples with a prompt that is put in the form\nof the chat template (default 0.5)"},
       {.name = "rate",
        .real = &a->rate,
        .argument = "X",
@@ -146,6 +152,7 @@ typedef struct recovering {
   engine engine;
   router router; /* the bank and its encoder */
   corpus corpus;
+  chat_samples chats;
   uint32_t *clusters; /* [samples] */
   ss_recover_options options;
   job *jobs;
@@ -179,11 +186,9 @@ static ss_status draw_windows(const recovering *r, uint32_t cluster, window_set 
     else samples[n_train++] = chosen;
   }
   const size_t n_tokens = (size_t)ss_max(steps_of(r, cluster), 4) * a->tokens_per_step;
-  ss_status status =
-      window_set_draw(held, r->engine.tokenizer, &r->corpus, kept, n_held, a->window, a->held_tokens, a->seed, err);
+  ss_status status = chat_samples_add(&r->chats, held, &r->corpus, kept, n_held, a->window, a->held_tokens, err);
   if (status == SS_OK)
-    status =
-        window_set_draw(train, r->engine.tokenizer, &r->corpus, samples, n_train, a->window, n_tokens, a->seed, err);
+    status = chat_samples_add(&r->chats, train, &r->corpus, samples, n_train, a->window, n_tokens, err);
   if (status == SS_OK && (!held->n || !train->n))
     status = ss_fail(err, SS_E_ARGUMENT,
                      "cluster %u: of its %zu samples %u to train on and %u held back have %d tokens, want some of both",
@@ -387,6 +392,7 @@ static char *training_text(const recovering *r) {
   json_uint(&j, "tokens_per_step", o->tokens_per_step);
   json_uint(&j, "held_tokens", r->args->held_tokens);
   json_uint(&j, "window", r->args->window);
+  json_real(&j, "chat_share", (double)r->args->chat_share, true);
   json_real(&j, "rate", o->rate, true);
   json_real(&j, "ridge", o->ridge, true);
   json_uint(&j, "seed", r->args->seed);
@@ -515,6 +521,7 @@ static ss_status prepare(recovering *r, const char *folder, const double *levels
   for (size_t i = 0; status == SS_OK && i < a->corpus.n; i++) status = corpus_add(&r->corpus, a->corpus.items[i], err);
   for (size_t i = 0; status == SS_OK && i < MAX_FILES && a->operands[i]; i++)
     status = corpus_add(&r->corpus, a->operands[i], err);
+  if (status == SS_OK) status = chat_samples_open(&r->chats, &r->engine, (double)a->chat_share, a->seed, err);
   if (status == SS_OK) status = router_open(&r->router, &r->engine, &bank, err);
   if (status == SS_OK) status = make_jobs(r, levels, n_levels, err);
   if (status == SS_OK) status = route_samples(r, folder, err);
@@ -600,6 +607,7 @@ int bank_recover(int argc, char **argv) {
                     .global_steps = UINT32_MAX,
                     .tokens_per_step = 1024,
                     .held_tokens = 3072,
+                    .chat_share = 0.5f,
                     .window = 128,
                     .memory_mb = 512,
                     .rate = 0.02f,

@@ -22,7 +22,7 @@ static char *training_text(const train_run *r) {
   train_plan_json(r->plan, j, "plan");
   json_string(j, "first_masks", r->has_first ? (r->plan->leave_one_out ? "leave-one-out" : "greedy") : "a bank's");
   json_uint(j, "samples", d->corpus.n);
-  json_bool(j, "chats", d->chats);
+  json_bool(j, "chats", d->chats.known);
   json_real(j, "inertia", d->clusters.inertia, true);
   json_real(j, "silhouette", d->silhouette, true);
   json_string(j, "quantisation", r->engine.info.quantisation);

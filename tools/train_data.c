@@ -13,12 +13,7 @@ static uint64_t draw(const train_data *d, uint32_t sample_index, uint32_t what) 
   ss_rng rng = ss_rng_seed(ss_fnv1a(SS_FNV_START, of, sizeof of));
   return ss_rng_next(&rng);
 }
-enum { DRAW_HELD_BACK, DRAW_CHAT };
-
-bool train_data_is_chat(const train_data *d, uint32_t i) {
-  const double unit = (double)(draw(d, i, DRAW_CHAT) >> 11) * 0x1p-53;
-  return d->chats && d->corpus.samples[i].instruction && unit < d->plan->chat_share;
-}
+enum { DRAW_HELD_BACK };
 
 /* ---- clusters ---- */
 
@@ -112,71 +107,22 @@ ss_status train_data_cluster(train_data *d, const ranks *world, const char *cach
   return status;
 }
 
-/* ---- chats ---- */
-
-/* The tokens that a chat begins with, whatever its first message says: a template may have a system text of its own. */
-static ss_status find_chat_head(train_data *d, ss_error *err) {
-  buffer empty = {0}, other = {0};
-  token_list tokens = {0};
-  ss_error why = {0};
-  const ss_chat_message none = {text_of("user"), text_of("")}, some = {text_of("user"), text_of("Why?")};
-  ss_status status = format_turns(&empty, d->engine->model, &none, 1, false, &why);
-  if (status == SS_OK) status = format_turns(&other, d->engine->model, &some, 1, false, &why);
-  d->chats = status == SS_OK;
-  if (status == SS_OK) {
-    size_t same = 0;
-    while (same < empty.len && same < other.len && empty.data[same] == other.data[same]) same++;
-    status = tokenize_text(&tokens, d->engine->tokenizer, (ss_text){empty.data, same}, SS_TOKENIZE_SPECIAL, err);
-    d->chat_head = (uint32_t)tokens.n;
-  } else if (status == SS_E_UNSUPPORTED) status = SS_OK; /* a model without a template that we know */
-  else if (err) *err = why;
-  token_list_free(&tokens);
-  buffer_free(&empty);
-  buffer_free(&other);
-  return status;
-}
-
-static ss_text without_space(ss_text t) {
-  while (t.len && strchr(" \t\r\n", t.data[0])) t.data++, t.len--;
-  return t;
-}
-
-static ss_status format_sample(buffer *out, const train_data *d, const sample *s, ss_error *err) {
-  ss_text answer = s->text;
-  if (answer.len >= s->prompt.len && !memcmp(answer.data, s->prompt.data, s->prompt.len))
-    answer = (ss_text){answer.data + s->prompt.len, answer.len - s->prompt.len};
-  const ss_chat_message turns[] = {{text_of("user"), s->prompt}, {text_of("assistant"), without_space(answer)}};
-  return format_turns(out, d->engine->model, turns, 2, false, err);
-}
-
 /* ---- windows ---- */
-
-static ss_status add_window(const train_data *d, uint32_t i, size_t left, window_set *out, buffer *chat,
-                            ss_error *err) {
-  size_t n_added;
-  if (!train_data_is_chat(d, i))
-    return window_set_add(out, d->engine->tokenizer, &d->corpus, i, d->plan->window, left, &n_added, err);
-  const ss_status status = format_sample(chat, d, &d->corpus.samples[i], err);
-  if (status != SS_OK) return status;
-  return window_set_add_text(out, d->engine->tokenizer, buffer_text(chat), SS_TOKENIZE_SPECIAL, d->chat_head, i,
-                             d->plan->window, left, &n_added, err);
-}
 
 ss_status train_data_windows(const train_data *d, uint32_t cluster, bool held_back, size_t n_tokens, window_set *out,
                              ss_error *err) {
   uint32_t *order = take_memory(d->corpus.n, sizeof *order);
-  buffer chat = {0};
   size_t n = 0;
   for (uint32_t i = 0; i < d->corpus.n; i++)
     if (d->held_back[i] == held_back && (cluster == TRAIN_ALL || d->clusters.clusters[i] == cluster)) order[n++] = i;
   ss_rng rng = ss_rng_seed(d->plan->seed + (cluster == TRAIN_ALL ? 0 : cluster + 1));
-  ss_status status = SS_OK;
-  for (size_t i = 0; status == SS_OK && i < n && out->tokens.n + LEAST_WINDOW <= n_tokens; i++) {
+  for (size_t i = 0; i < n; i++) {
     const size_t other = i + ss_rng_below(&rng, n - i);
     const uint32_t chosen = order[other];
     order[other] = order[i];
-    status = add_window(d, chosen, n_tokens - out->tokens.n, out, &chat, err);
+    order[i] = chosen;
   }
+  ss_status status = chat_samples_add(&d->chats, out, &d->corpus, order, n, d->plan->window, n_tokens, err);
   const uint32_t least = held_back ? 1 : 2; /* a pair for a step */
   if (status == SS_OK && out->n < least) {
     char name[32] = "the corpus";
@@ -186,7 +132,6 @@ ss_status train_data_windows(const train_data *d, uint32_t cluster, bool held_ba
                      "clusters, or another --held-back",
                      name, n, held_back ? "held back" : "to train on", out->n, LEAST_WINDOW, least);
   }
-  buffer_free(&chat);
   free(order);
   return status;
 }
@@ -208,7 +153,7 @@ ss_status train_data_open(train_data *d, const train_options *o, const train_pla
   if (status == SS_OK) status = ss_model_fingerprint(d->engine->model, &d->model_print, err);
   if (status == SS_OK) status = ss_model_fingerprint(d->encoder.of, &d->encoder_print, err);
   if (status == SS_OK && d->init) status = ss_bank_check(d->init, d->engine->model, d->encoder.of, NULL, 0, err);
-  if (status == SS_OK) status = find_chat_head(d, err);
+  if (status == SS_OK) status = chat_samples_open(&d->chats, d->engine, plan->chat_share, plan->seed, err);
   return status;
 }
 

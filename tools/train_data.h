@@ -2,6 +2,7 @@
 #ifndef SS_TOOL_TRAIN_DATA_H
 #define SS_TOOL_TRAIN_DATA_H
 
+#include "chat_samples.h"
 #include "corpus.h"
 #include "ranks.h"
 #include "routing.h"
@@ -19,8 +20,7 @@ typedef struct train_data {
   ss_kmeans_result clusters; /* with a bank: centroids are its own, the rest is counted */
   double silhouette;
   bool *held_back; /* [samples] */
-  bool chats; /* the model's chat template is known */
-  uint32_t chat_head; /* tokens in front of every chat's first message */
+  chat_samples chats;
 } train_data;
 
 /* Reads the bank of --init, for its clusters. */
@@ -34,10 +34,7 @@ void train_data_close(train_data *d);
 #define TRAIN_ALL UINT32_MAX /* all clusters together */
 
 /* Windows of a cluster's samples, or of all, in an order by the seed, up to n_tokens of them: of those held back or of the
- * others. A sample with a prompt is a chat for a share of the samples, else its text is taken as it is. */
+ * others. A share of the samples with a prompt are chats (chat_samples.h). */
 ss_status train_data_windows(const train_data *d, uint32_t cluster, bool held_back, size_t n_tokens, window_set *out,
                              ss_error *err);
-/* Is sample i a chat? By the seed and i alone. */
-bool train_data_is_chat(const train_data *d, uint32_t i);
-
 #endif

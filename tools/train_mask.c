@@ -1,13 +1,15 @@
 /* One job of a training run: the masks of all text, or of one cluster, level by level.
  *
- *   start     the best known mask of the level, by its loss on held-back text: from the greedy search or the bank of --init, the one
- *             of all text, and what the level before would close next
+ *   start     the best known mask of the level, by its loss on held-back text: of all text, from the greedy search or the bank of
+ *             --init, or what the level before would close next. A cluster has less text than all of them together: there another
+ *             than the one of all text must be clearly better
  *   train     L0 steps from there; a checkpoint every so often
  *   binarise  to the exact budget; start or trained, whichever has the lower loss
  *   swap      a local search on held-back text
  *
  * The team's processes share the steps, each with its part of the windows. What is measured on held-back text, and what is
  * written, is the business of the team's first process; the others are told. */
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,6 +75,7 @@ static ss_status find_candidates(train_job *j, uint32_t level, candidates *c, ss
   train_run *r = j->run;
   ss_status status = SS_OK;
   c->n = 0;
+  if (j->index) add_candidate(c, r, level, &result_of(r, 0, level)->mask);
   if (j->index == 0 && r->has_first) add_candidate(c, r, level, &r->first[level]);
   if (r->data.init) {
     ss_bank_info info;
@@ -86,7 +89,6 @@ static ss_status find_candidates(train_job *j, uint32_t level, candidates *c, ss
       if (status == SS_OK) add_candidate(c, r, level, &mask);
     }
   }
-  if (j->index) add_candidate(c, r, level, &result_of(r, 0, level)->mask);
   if (status == SS_OK && level) {
     ss_mask mask;
     status = ss_l0_binarise(&mask, &j->state, &r->budget, r->shape.units[level], r->engine.host, err);
@@ -106,10 +108,13 @@ static ss_status choose_start(train_job *j, uint32_t level, mask_result *result,
   ss_status status = find_candidates(j, level, &c, err);
   if (leads(j)) {
     if (status == SS_OK) status = held_loss(j, &dense, &dense, &result->dense_loss, err);
+    double best = INFINITY;
     for (uint32_t i = 0; status == SS_OK && i < c.n; i++) {
       double loss;
       status = held_loss(j, &c.masks[i], &c.masks[i], &loss, err);
-      if (i && loss >= result->start_loss) continue;
+      const double counts = j->index && i == 0 ? loss - ss_loss_margin(j->held.windows.tokens.n) : loss;
+      if (counts >= best) continue;
+      best = counts;
       result->start = c.masks[i];
       result->start_loss = loss;
     }
@@ -292,7 +297,8 @@ static ss_status improve(train_job *j, uint32_t level, mask_result *result, ss_e
                                    .loss = held_loss,
                                    .watch = watch_swap,
                                    .ctx = j,
-                                   .max_losses = r->shape.n_blocks + 1 + r->plan->swap_losses};
+                                   .max_losses = r->shape.n_blocks + 1 + r->plan->swap_losses,
+                                   .margin = ss_loss_margin(j->held.windows.tokens.n)};
   ss_swap_result swap;
   status = ss_swap_search(&result->mask, &swap, &options, r->engine.host, err);
   if (status != SS_OK) return status;

@@ -83,6 +83,12 @@ ss_status ss_l0_binarise(ss_mask *mask, const ss_l0_state *state, const ss_budge
 
 /* ---- swap search ---- */
 
+/* What two masks' mean losses on the same n tokens must differ by, so that chance alone seldom does it: two standard errors
+ * of the difference. A token's losses under masks a swap apart differ by 0.35 nats (standard deviation, measured on
+ * SmolLM2-135M). Many masks are tried on the same text: without a margin the luckiest one wins. */
+double ss_loss_margin(size_t n_tokens);
+
+
 typedef struct ss_swap_progress {
   uint32_t n_losses, max_losses, n_swaps;
   double first_loss, loss; /* of the mask given, and so far */
@@ -95,6 +101,7 @@ typedef struct ss_swap_options {
   ss_swap_watch *watch; /* may be NULL */
   void *ctx;
   uint32_t max_losses; /* ends then with what it has; 0: 400 */
+  double margin; /* by which a swap must lower the loss to stay; ss_loss_margin */
 } ss_swap_options;
 
 typedef struct ss_swap_result {
@@ -103,7 +110,7 @@ typedef struct ss_swap_result {
 } ss_swap_result;
 
 /* Local search from *mask at equal MACs: one block against one, or one against up to 8 equal ones of the same cost
- * together, in both directions; a swap stays when it lowers the loss. What adding and removing each block alone does
+ * together, in both directions; a swap stays when it lowers the loss by more than the margin. What adding and removing each block alone does
  * says which swaps are promising; these are tried first, and it ends when SS_SWAP_TRIES in a row have not helped and
  * nothing was swapped since the blocks were last measured. Deterministic: a caller that remembers losses goes on where
  * it was. */

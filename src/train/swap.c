@@ -2,6 +2,8 @@
  * callback. */
 #include "train/mask_train.h"
 
+#include <math.h>
+
 #define MOST_TOGETHER 8
 #define MAX_LOSSES 400
 
@@ -108,6 +110,8 @@ static void apply(ss_mask *mask, const swap *w) {
 
 /* ---- the search ---- */
 
+double ss_loss_margin(size_t n_tokens) { return n_tokens ? 2.0 * 0.35 / sqrt((double)n_tokens) : 0.0; }
+
 /* Tries the most promising swaps; after one that helps, those that look best then. *swapped: something helped. */
 static ss_status try_swaps(search *s, bool *swapped) {
   swap list[SS_SWAP_TRIES];
@@ -119,7 +123,7 @@ static ss_status try_swaps(search *s, bool *swapped) {
     apply(&candidate, &list[i]);
     const ss_status status = measure(s, &candidate, &loss);
     if (status != SS_OK) return status;
-    if (!(loss < s->result.loss)) continue;
+    if (!(loss < s->result.loss - s->o->margin)) continue;
     s->mask = candidate;
     s->result.loss = loss;
     s->result.n_swaps++;

@@ -366,7 +366,7 @@ static void test_swaps_reach_the_best_mask_where_blocks_do_not_depend_on_each_ot
   ss_budget_free(&budget, &test_host);
 }
 
-static void test_swaps_keep_the_budget_never_hurt_and_stop_when_told(void **state) {
+static void test_swaps_keep_the_budget_and_the_margin_never_hurt_and_stop_when_told(void **state) {
   (void)state;
   uint64_t costs[BLOCKS];
   ss_budget budget;
@@ -392,6 +392,15 @@ static void test_swaps_keep_the_budget_never_hurt_and_stop_when_told(void **stat
     ss_mask twice = start;
     assert_int_equal(ss_swap_search(&twice, &again, &o, &test_host, NULL), SS_OK);
     assert_memory_equal(&mask, &twice, sizeof mask);
+    o.margin = 0.05;
+    twice = start;
+    assert_int_equal(ss_swap_search(&twice, &again, &o, &test_host, NULL), SS_OK);
+    assert_true(again.first_loss - again.loss >= again.n_swaps * 0.05);
+    o.margin = 100;
+    twice = start;
+    assert_int_equal(ss_swap_search(&twice, &again, &o, &test_host, NULL), SS_OK);
+    assert_true(again.n_swaps == 0 && !memcmp(&twice, &start, sizeof start));
+    o.margin = 0;
     o.max_losses = 25;
     twice = start;
     assert_int_equal(ss_swap_search(&twice, &again, &o, &test_host, NULL), SS_OK);
@@ -416,7 +425,7 @@ int main(void) {
       cmocka_unit_test(test_training_refuses_impossible_options),
       cmocka_unit_test(test_binarise_finds_the_best_mask_of_exactly_that_many_units),
       cmocka_unit_test(test_swaps_reach_the_best_mask_where_blocks_do_not_depend_on_each_other),
-      cmocka_unit_test(test_swaps_keep_the_budget_never_hurt_and_stop_when_told),
+      cmocka_unit_test(test_swaps_keep_the_budget_and_the_margin_never_hurt_and_stop_when_told),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
