@@ -117,7 +117,7 @@ static parse_result parse(train_options *o, int argc, char **argv) {
        .argument = "N",
        .min = 1,
        .max = 100000,
-       .help = OF_PROFILE(swap_losses, "losses of a mask's swap search at most, beside one a block", swap_losses)},
+       .help = OF_PROFILE(swap_losses, "losses of a mask's swap search at most", swap_losses)},
       {.name = "no-swap", .flag = &o->no_swap, .help = "no swap search: masks as they are trained, or first masks"},
       {.name = "recover",
        .text = &o->recover,

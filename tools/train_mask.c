@@ -184,7 +184,7 @@ static void log_step(train_job *j, uint32_t level, const ss_l0_report *report, d
 
 static double swap_work(const train_job *j) {
   const train_plan *p = j->run->plan;
-  return leads(j) ? train_swap_losses(p, j->run->shape.n_blocks) * p->swap_tokens * (j->index ? 1 : 2) : 0;
+  return leads(j) ? train_swap_losses(p) * p->swap_tokens * (j->index ? 1 : 2) : 0;
 }
 
 static void show_step(train_job *j, uint32_t level, uint32_t n_steps, const ss_l0_report *report) {
@@ -293,11 +293,14 @@ static ss_status improve(train_job *j, uint32_t level, mask_result *result, ss_e
   result->mask = better ? result->trained : result->start;
   result->loss = better ? result->trained_loss : result->start_loss;
   if (!r->plan->swap_losses) return SS_OK;
+  double scores[SS_MAX_BLOCKS];
+  for (uint32_t b = 0; b < r->shape.n_blocks; b++) scores[b] = j->state.log_alpha[b];
   const ss_swap_options options = {.budget = &r->budget,
                                    .loss = held_loss,
                                    .watch = watch_swap,
                                    .ctx = j,
-                                   .max_losses = r->shape.n_blocks + 1 + r->plan->swap_losses,
+                                   .max_losses = 1 + r->plan->swap_losses,
+                                   .scores = scores,
                                    .margin = ss_loss_margin(j->held.windows.tokens.n)};
   ss_swap_result swap;
   status = ss_swap_search(&result->mask, &swap, &options, r->engine.host, err);

@@ -17,7 +17,7 @@ const train_profile train_profiles[] = {
      .steps = 60,
      .greedy_tokens = 6144,
      .swap_tokens = 2048,
-     .swap_losses = 80,
+     .swap_losses = 140,
      .recover_steps = 40},
     {.name = "fast",
      .levels = "0.125,0.25",
@@ -28,7 +28,7 @@ const train_profile train_profiles[] = {
      .steps = 20,
      .greedy_tokens = 1536,
      .swap_tokens = 768,
-     .swap_losses = 20,
+     .swap_losses = 24,
      .recover_steps = 12},
     {0},
 };
@@ -173,9 +173,7 @@ double train_greedy_losses(const train_plan *plan, const train_shape *shape) {
   return 1.0 + shape->n_blocks + (plan->leave_one_out ? plan->n_levels : 4.0 * removed);
 }
 
-double train_swap_losses(const train_plan *plan, uint32_t n_blocks) {
-  return plan->swap_losses ? 1.0 + n_blocks + plan->swap_losses : 0;
-}
+double train_swap_losses(const train_plan *plan) { return plan->swap_losses ? 1.0 + plan->swap_losses : 0; }
 
 void train_plan_cost(train_cost *cost, const train_plan *p, const train_shape *s, const train_speeds *speeds) {
   const uint32_t n_ranks = s->n_ranks ? s->n_ranks : 1, teams = n_ranks < p->n_clusters ? n_ranks : p->n_clusters;
@@ -196,7 +194,7 @@ void train_plan_cost(train_cost *cost, const train_plan *p, const train_shape *s
   seconds[TRAIN_GLOBAL] = tokens[TRAIN_GLOBAL] / speeds->steps / together;
   tokens[TRAIN_CLUSTERS] = masks * p->steps * step;
   seconds[TRAIN_CLUSTERS] = tokens[TRAIN_CLUSTERS] / speeds->steps / team;
-  const double swap = train_swap_losses(p, s->n_blocks) * p->swap_tokens;
+  const double swap = train_swap_losses(p) * p->swap_tokens;
   tokens[TRAIN_SWAP] = (2.0 * p->n_levels + masks) * swap;
   seconds[TRAIN_SWAP] = (2.0 * p->n_levels + masks / teams) * swap * TRAIN_LOSS_SHARE / speeds->losses;
   tokens[TRAIN_RECOVER] = (p->n_levels + masks) * (recover_step + standin);
@@ -217,7 +215,7 @@ void train_plan_cost(train_cost *cost, const train_plan *p, const train_shape *s
   SAY(TRAIN_CLUSTERS, "%u clusters, %u levels, %u steps of %u tokens", p->n_clusters, p->n_levels, p->steps,
       (unsigned)step);
   SAY(TRAIN_SWAP, "%u masks, at most %u losses of %u tokens", (p->n_clusters + 1) * p->n_levels,
-      (unsigned)train_swap_losses(p, s->n_blocks), p->swap_tokens);
+      (unsigned)train_swap_losses(p), p->swap_tokens);
   if (p->recover) SAY(TRAIN_RECOVER, "%u masks, %s", (p->n_clusters + 1) * p->n_levels, recover_names[p->recover]);
   else SAY(TRAIN_RECOVER, "none");
 #undef SAY

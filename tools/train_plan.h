@@ -39,7 +39,7 @@ typedef struct train_plan {
   uint32_t greedy_tokens;            /* text of a greedy loss; 0: no search, the first masks come from a bank */
   bool leave_one_out;                /* instead of greedy removal */
   uint32_t swap_tokens;              /* held-back text of a cluster; twice as much for all text */
-  uint32_t swap_losses;              /* at most, for each mask, beside one a block; 0: no swap search */
+  uint32_t swap_losses;              /* at most, for each mask; 0: no swap search */
   uint32_t recover;                  /* RECOVER_* */
   uint32_t recover_steps;            /* of training gains and scales */
   double held_back, chat_share;      /* of the samples; of those with a prompt */
@@ -93,7 +93,7 @@ void train_plan_cost(train_cost *cost, const train_plan *plan, const train_shape
 /* A loss costs less than its text, as layers in front of the first difference are remembered: so much of it, about. */
 #define TRAIN_LOSS_SHARE 0.6
 /* Losses of a mask's swap search, at most. */
-double train_swap_losses(const train_plan *plan, uint32_t n_blocks);
+double train_swap_losses(const train_plan *plan);
 /* Losses of a greedy search over all levels, about. */
 double train_greedy_losses(const train_plan *plan, const train_shape *shape);
 

@@ -102,6 +102,7 @@ typedef struct ss_swap_options {
   void *ctx;
   uint32_t max_losses; /* ends then with what it has; 0: 400 */
   double margin; /* by which a swap must lower the loss to stay; ss_loss_margin */
+  const double *scores; /* [n_blocks] what is lower is rather skipped, as log alphas; NULL: not known */
 } ss_swap_options;
 
 typedef struct ss_swap_result {
@@ -110,9 +111,10 @@ typedef struct ss_swap_result {
 } ss_swap_result;
 
 /* Local search from *mask at equal MACs: one block against one, or one against up to 8 equal ones of the same cost
- * together, in both directions; a swap stays when it lowers the loss by more than the margin. What adding and removing each block alone does
- * says which swaps are promising; these are tried first, and it ends when SS_SWAP_TRIES in a row have not helped and
- * nothing was swapped since the blocks were last measured. Deterministic: a caller that remembers losses goes on where
+ * together, in both directions; a swap stays when it lowers the loss by more than the margin. Scores say which
+ * swaps are promising, then what adding and removing each block alone does, which costs a loss a block; these are tried
+ * first, and it ends when SS_SWAP_TRIES in a row have not helped and nothing was swapped since the blocks were last
+ * measured. Deterministic: a caller that remembers losses goes on where
  * it was. */
 #define SS_SWAP_TRIES 16
 ss_status ss_swap_search(ss_mask *mask, ss_swap_result *out, const ss_swap_options *options, const ss_host *host,

@@ -144,7 +144,13 @@ ss_status ss_swap_search(ss_mask *mask, ss_swap_result *out, const ss_swap_optio
   double first;
   ss_status status = measure(&s, &s.mask, &first);
   s.result.first_loss = s.result.loss = first;
-  for (bool swapped = true; status == SS_OK && swapped && !spent(&s);) {
+  bool swapped = true;
+  if (status == SS_OK && o->scores) {
+    memcpy(s.harm, o->scores, bytes);
+    status = try_swaps(&s, &swapped);
+    swapped = true; /* the blocks' own losses may say more */
+  }
+  while (status == SS_OK && swapped && s.max_losses - s.result.n_losses > (o->scores ? o->budget->n_blocks : 0)) {
     status = measure_blocks(&s);
     if (status == SS_OK) status = try_swaps(&s, &swapped);
   }

@@ -349,6 +349,7 @@ static void test_swaps_reach_the_best_mask_where_blocks_do_not_depend_on_each_ot
     ss_mask_fill(&mask, BLOCKS);
     for (uint32_t b = 0; b < 3; b++) ss_mask_set(&mask, 2 * b, false);
     ss_mask_set(&mask, 5, false);
+    const ss_mask from = mask;
     const ss_swap_options o = {.budget = &budget, .loss = loss_in, .watch = watch, .ctx = &m};
     assert_int_equal(ss_swap_search(&mask, &r, &o, &test_host, NULL), SS_OK);
     assert_int_equal(ss_budget_skipped(&budget, &mask), 6);
@@ -361,6 +362,13 @@ static void test_swaps_reach_the_best_mask_where_blocks_do_not_depend_on_each_ot
         if (bits >> b & 1) cost += b % 2 ? 3 : 1, loss += m.harm[b];
       if (cost == 6 && loss < best) best = loss;
     }
+    assert_true(fabs(r.loss - best) < 1e-9);
+    /* right scores lead there without a loss for each block */
+    ss_swap_options guided = o;
+    guided.scores = m.harm;
+    guided.max_losses = 2 + BLOCKS + SS_SWAP_TRIES;
+    mask = from;
+    assert_int_equal(ss_swap_search(&mask, &r, &guided, &test_host, NULL), SS_OK);
     assert_true(fabs(r.loss - best) < 1e-9);
   }
   ss_budget_free(&budget, &test_host);
