@@ -17,7 +17,7 @@ enum {
   GROW_PAGES = 16,           /* growth is rounded up to this where it is granted */
   MAX_PAGES = 65535,         /* the last page of 4 GB stays out: its end is not a 32-bit address */
   STACK_BYTES = 256 * 1024,  /* of a helper */
-  SPINS = 120000,            /* looks at a word before sleeping on it: about 60 us, more than a token's parts that one thread does */
+  SPINS = 120000, /* looks at a word before sleeping on it: about 60 us, a token has longer serial parts than 10 */
 };
 
 ss_host wasm_host;
@@ -25,8 +25,8 @@ ss_host wasm_host;
 /* ---- Heap ------------------------------------------------------------------------------------------------------- */
 
 typedef struct block {
-  size_t size;       /* header included, a multiple of 64; 0: the sentinel at the end of the heap */
-  size_t prev_size;  /* of the block in front; 0: there is none */
+  size_t size; /* header included, a multiple of 64; 0: the sentinel at the end of the heap */
+  size_t prev_size; /* of the block in front; 0: there is none */
   uint32_t used;
   struct block *next, *prev; /* free list; meaningful while not used */
   uint8_t reserved[HEADER - 12 - 2 * sizeof(void *)];
@@ -203,11 +203,11 @@ static struct {
   ss_task *task;
   void *arg;
   uint8_t *stacks; /* [n_threads - 1][STACK_BYTES] */
-  bool busy;       /* only the engine's thread looks at it */
-  _Alignas(64) _Atomic uint64_t ticket;   /* next part << 32 | number of parts */
-  _Alignas(64) _Atomic uint32_t done;     /* parts that are done; the caller sleeps on it */
+  bool busy; /* only the engine's thread looks at it */
+  _Alignas(64) _Atomic uint64_t ticket; /* next part << 32 | number of parts */
+  _Alignas(64) _Atomic uint32_t done; /* parts that are done; the caller sleeps on it */
   _Atomic uint32_t caller_sleeps;
-  _Alignas(64) _Atomic uint32_t epoch;    /* one more with every job; helpers sleep on it */
+  _Alignas(64) _Atomic uint32_t epoch; /* one more with every job; helpers sleep on it */
   _Atomic uint32_t n_sleepers, quit;
 } pool;
 
