@@ -5,14 +5,13 @@
 #include "model/model.h"
 
 #define SS_ATTN_TILE 8 /* tokens whose queries share a pass over K in prefill */
-#define SS_HEAD_ROWS \
-  64 /* rows of the output head that a thread computes at a time for a whole chunk; more for fewer tokens */
+#define SS_HEAD_ROWS 64 /* rows of the head that a thread computes at a time for a whole chunk; more for fewer tokens */
 #define SS_MAX_GROUP 64 /* query heads that share a KV head */
 
 /* KV of one attention block. K in the layout of SS_PACK_8 with positions as rows, so that scores are a matmul. */
 typedef struct ss_kv {
-  ss_block8 *k;  /* [n_kv_heads][ceil(context / 8)][head_dim / 32]; NULL: not in kv_mask */
-  int8_t *v;     /* [n_kv_heads][context][head_dim] */
+  ss_block8 *k; /* [n_kv_heads][ceil(context / 8)][head_dim / 32]; NULL: not in kv_mask */
+  int8_t *v; /* [n_kv_heads][context][head_dim] */
   float *v_scale; /* [n_kv_heads][context][head_dim / 32] */
   uint32_t filled; /* positions 0..filled-1 hold KV */
 } ss_kv;
@@ -33,22 +32,22 @@ struct ss_session {
   const int32_t *tokens; /* borrowed from ss_session_begin */
   uint32_t n_tokens, n_done; /* asked for; complete */
   uint32_t n_logits;
-  uint32_t n;     /* tokens of the chunk in flight; 0: none started */
+  uint32_t n; /* tokens of the chunk in flight; 0: none started */
   uint32_t block; /* the next block of the chunk; n_blocks is the output head */
   bool active;
 
   /* buffers for one chunk; T = chunk */
-  float *h;        /* [T][n_embd] the residual stream */
-  float *x;        /* [T][max(n_embd, n_heads * head_dim)] a matmul's input */
+  float *h; /* [T][n_embd] the residual stream */
+  float *x; /* [T][max(n_embd, n_heads * head_dim)] a matmul's input */
   float *q, *k, *v; /* [T][n_heads * head_dim], [T][n_kv_heads * head_dim] x 2 */
   float *gate, *up; /* [T][n_ff] */
-  float *out;      /* [T][n_embd] a block's output */
-  int8_t *act_q;   /* [T][widest input] quantised input */
+  float *out; /* [T][n_embd] a block's output */
+  int8_t *act_q; /* [T][widest input] quantised input */
   ss_act_block *act_b; /* [T][widest input / 32] */
   int8_t *query_q; /* [n_kv_heads][T * group][head_dim] quantised queries, group = n_heads / n_kv_heads */
   ss_act_block *query_b;
   float *cosine, *sine; /* [T][n_rot / 2] */
-  float *logits;   /* [max_logits][n_vocab rounded up to 8] */
+  float *logits; /* [max_logits][n_vocab rounded up to 8] */
 
   /* scratch of each thread */
   uint8_t *panel; /* [n_threads][panel_bytes] */
@@ -65,9 +64,9 @@ static inline size_t ss_padded(size_t rows) { return (rows + SS_ROWS - 1) / SS_R
 
 /* One step of the walk over the chunk in flight. forward.c */
 void ss_run_embedding(ss_session *s);
-void ss_run_block(ss_session *s, uint32_t block);    /* h += block(h) */
-void ss_run_gate_up(ss_session *s, uint32_t layer);  /* its first half, of a feed-forward block: s->gate and s->up */
-void ss_run_down(ss_session *s, uint32_t layer);     /* the rest, from these: SwiGLU, and h += ... */
+void ss_run_block(ss_session *s, uint32_t block); /* h += block(h) */
+void ss_run_gate_up(ss_session *s, uint32_t layer); /* its first half, of a feed-forward block: s->gate and s->up */
+void ss_run_down(ss_session *s, uint32_t layer); /* the rest, from these: SwiGLU, and h += ... */
 void ss_run_stand_in(ss_session *s, uint32_t block); /* of a skipped block, where the recovery has one */
 /* Logits of the chunk's tokens first..n-1 into row `row` and on. */
 void ss_run_head(ss_session *s, uint32_t first, uint32_t row);

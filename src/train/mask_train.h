@@ -84,8 +84,8 @@ ss_status ss_l0_binarise(ss_mask *mask, const ss_l0_state *state, const ss_budge
 /* ---- swap search ---- */
 
 /* What two masks' mean losses on the same n tokens must differ by, so that chance alone seldom does it: two standard errors
- * of the difference. A token's losses under masks a swap apart differ by 0.35 nats (standard deviation, measured on
- * SmolLM2-135M). Many masks are tried on the same text: without a margin the luckiest one wins. */
+ * of the difference, if a token's losses under masks a swap apart differ by 0.35 nats (standard deviation; assumed, not
+ * measured). Many masks are tried on the same text: without a margin the luckiest one wins. */
 double ss_loss_margin(size_t n_tokens);
 
 
