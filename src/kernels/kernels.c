@@ -68,15 +68,32 @@ void ss_matmul(const ss_kernels *k, float *y, size_t y_stride, const ss_matrix *
   else k->gemm[w->pack](y, y_stride, data, n_groups, n_blocks, x->q, x->b, x->n_tokens, panel);
 }
 
+typedef float four_floats __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* a + b, a - b of vectors a whole number of vectors apart. */
+#define BUTTERFLIES(distance)                            \
+  for (int j = 0; j < SS_COLS / 4; j++)                  \
+    if (!(j & (distance))) {                             \
+      const four_floats a = v[j], b = v[j + (distance)]; \
+      v[j] = a + b;                                      \
+      v[j + (distance)] = a - b;                         \
+    }
+
 void ss_hadamard(float *x, size_t n) {
-  for (size_t i = 0; i < n; i += SS_COLS, x += SS_COLS)
-    for (size_t half = SS_COLS / 2; half; half /= 2)
-      for (size_t j = 0; j < SS_COLS; j += 2 * half)
-        for (size_t k = j; k < j + half; k++) {
-          const float a = x[k], b = x[k + half];
-          x[k] = a + b;
-          x[k + half] = a - b;
-        }
+  for (size_t i = 0; i < n; i += SS_COLS, x += SS_COLS) {
+    four_floats v[SS_COLS / 4];
+    memcpy(v, x, sizeof v);
+    BUTTERFLIES(4)
+    BUTTERFLIES(2)
+    BUTTERFLIES(1)
+    for (int j = 0; j < SS_COLS / 4; j++) { /* within a vector: a - b is a + -b */
+      const four_floats a = __builtin_shufflevector(v[j], v[j], 0, 1, 0, 1);
+      const four_floats b = __builtin_shufflevector(v[j], -v[j], 2, 3, 6, 7);
+      const four_floats y = a + b;
+      v[j] = __builtin_shufflevector(y, y, 0, 0, 2, 2) + __builtin_shufflevector(y, -y, 1, 5, 3, 7);
+    }
+    memcpy(x, v, sizeof v);
+  }
 }
 
 void ss_layernorm(float *x, const float *gain, const float *bias, size_t n, float eps) {

@@ -31,8 +31,7 @@ struct job {
   ss_acts acts;
   output outputs[3];
   uint32_t n_outputs;
-  bool add_to_h; /* h += scale * outputs[0].y */
-  float scale;
+  float scale; /* of what the block adds to h */
   const ss_recovery_block *stand_in;
 };
 
@@ -51,23 +50,17 @@ static void parallel(job *j, job_part *run, size_t n_items) {
 
 /* ---- matmuls ---- */
 
-/* Items are groups of 8 rows, those of all outputs in a row. */
+/* Items are two groups of 8 rows, since kernels like pairs; those of all outputs in a row. */
 static void matmul_part(const job *j, size_t first, size_t end, uint32_t thread) {
   ss_session *s = j->s;
   uint8_t *panel = s->panel + thread * s->panel_bytes;
   size_t start = 0; /* of this output's groups */
+  first *= 2, end *= 2;
   for (uint32_t i = 0; i < j->n_outputs && start < end; i++) {
     const output *o = &j->outputs[i];
     const size_t groups = ss_matrix_groups(&o->w), stride = groups * SS_ROWS;
     const size_t a = first > start ? first - start : 0, b = ss_min(end - start, groups);
-    if (a < b) {
-      ss_matmul(s->kernels, o->y, stride, &o->w, a, b, &j->acts, panel);
-      for (uint32_t t = 0; j->add_to_h && t < j->acts.n_tokens; t++) {
-        const size_t at = t * stride + a * SS_ROWS, n = (b - a) * SS_ROWS;
-        for (size_t k = 0; j->scale != 1.0f && k < n; k++) o->y[at + k] *= j->scale;
-        s->kernels->add(s->h + at, o->y + at, n);
-      }
-    }
+    if (a < b) ss_matmul(s->kernels, o->y, stride, &o->w, a, b, &j->acts, panel);
     start += groups;
   }
 }
@@ -75,16 +68,7 @@ static void matmul_part(const job *j, size_t first, size_t end, uint32_t thread)
 static void matmul(job *j) {
   size_t n_groups = 0;
   for (uint32_t i = 0; i < j->n_outputs; i++) n_groups += ss_matrix_groups(&j->outputs[i].w);
-  parallel(j, matmul_part, n_groups);
-}
-
-/* Items are tokens: quantises input[t], cols = acts.cols. */
-static void quantize_part(const job *j, size_t first, size_t end, uint32_t thread) {
-  (void)thread;
-  const ss_session *s = j->s;
-  const size_t cols = j->acts.cols;
-  for (size_t t = first; t < end; t++)
-    s->kernels->quantize(s->act_q + t * cols, s->act_b + t * (cols / SS_COLS), j->input + t * cols, cols);
+  parallel(j, matmul_part, ss_ceil_div(n_groups, 2));
 }
 
 /* Items are tokens: x[t] = RMSNorm(input[t]), quantised. */
@@ -98,14 +82,14 @@ static void norm_part(const job *j, size_t first, size_t end, uint32_t thread) {
   }
 }
 
-/* What the matmuls of j read from now on: input[n][cols] as it is in f32, and quantised in act_q, act_b. */
-static void set_input(job *j, const float *input, size_t n, size_t cols) {
+/* What the matmuls of j read from now on: input[n][cols] as it is in f32, and quantised in q and b. */
+static void set_input(job *j, const float *input, const int8_t *q, const ss_act_block *b, size_t n, size_t cols) {
   j->input = input;
-  j->acts = (ss_acts){.x = input, .q = j->s->act_q, .b = j->s->act_b, .n_tokens = (uint32_t)n, .cols = (uint32_t)cols};
+  j->acts = (ss_acts){.x = input, .q = q, .b = b, .n_tokens = (uint32_t)n, .cols = (uint32_t)cols};
 }
 
 static void norm_and_quantize(job *j, const float *h, size_t n, const float *gains) {
-  set_input(j, h, n, j->s->model->config.n_embd);
+  set_input(j, h, j->s->act_q, j->s->act_b, n, j->s->model->config.n_embd);
   j->norm = gains;
   parallel(j, norm_part, n);
   j->acts.x = j->s->x;
@@ -123,13 +107,23 @@ static const float *output_gains(const ss_session *s) {
   return own ? own : ss_model_vector(s->model, s->model->output_norm);
 }
 
-/* The last matmul of a block: h += scale * y. */
+/* Items are tokens: h += scale * out. The matmul's threads could add their rows, but these would then change cores twice
+ * a block. */
+static void add_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  (void)thread;
+  const ss_session *s = j->s;
+  const size_t at = first * s->model->config.n_embd, n = end * s->model->config.n_embd - at;
+  for (size_t k = 0; j->scale != 1.0f && k < n; k++) s->out[at + k] *= j->scale;
+  s->kernels->add(s->h + at, s->out + at, n);
+}
+
+/* The last matmul of a block, and h += scale * out. */
 static void add_block(job *j, uint32_t block, uint32_t matrix) {
   j->outputs[0] = (output){ss_model_matrix(j->s->model, matrix), j->s->out};
   j->n_outputs = 1;
-  j->add_to_h = true;
   j->scale = j->s->recovery ? j->s->recovery->blocks[block].scale : 1.0f;
   matmul(j);
+  parallel(j, add_part, j->s->n);
 }
 
 /* Items are tokens. */
@@ -150,13 +144,21 @@ void ss_run_stand_in(ss_session *s, uint32_t block) {
 /* ---- attention ---- */
 
 /* Rotates one head in place; pairs (2i, 2i+1), or (i, i + n_rot/2) in the NEOX order. */
-static void rope(float *head, const float *cosine, const float *sine, uint32_t n_rot, bool neox) {
-  const uint32_t half = n_rot / 2, step = neox ? 1 : 2, other = neox ? half : 1;
-  for (uint32_t i = 0; i < half; i++) {
-    float *a = head + step * i, *b = a + other;
-    const float x = *a, y = *b;
-    *a = x * cosine[i] - y * sine[i];
-    *b = x * sine[i] + y * cosine[i];
+static void rope(float *restrict head, const float *restrict cosine, const float *restrict sine, uint32_t n_rot,
+                 bool neox) {
+  const uint32_t half = n_rot / 2;
+  if (neox) {
+    for (uint32_t i = 0; i < half; i++) {
+      const float x = head[i], y = head[half + i];
+      head[i] = x * cosine[i] - y * sine[i];
+      head[half + i] = x * sine[i] + y * cosine[i];
+    }
+  } else {
+    for (uint32_t i = 0; i < half; i++) {
+      const float x = head[2 * i], y = head[2 * i + 1];
+      head[2 * i] = x * cosine[i] - y * sine[i];
+      head[2 * i + 1] = x * sine[i] + y * cosine[i];
+    }
   }
 }
 
@@ -206,7 +208,8 @@ static void rope_and_store_part(const job *j, size_t first, size_t end, uint32_t
   }
 }
 
-/* Items are (KV head, tile of tokens): x = softmax(q K / sqrt(dim)) V. */
+/* x = softmax(q K / sqrt(dim)) V, quantised. Items are (KV head, tile of tokens), the last tile behind the first and so
+ * on, since a later one takes longer; of one token, query heads. */
 static void attend_part(const job *j, size_t first, size_t end, uint32_t thread) {
   ss_session *s = j->s;
   const ss_config *c = &s->model->config;
@@ -215,25 +218,31 @@ static void attend_part(const job *j, size_t first, size_t end, uint32_t thread)
   const size_t stride = ss_padded(s->context), n = s->n, n_tiles = ss_ceil_div(n, SS_ATTN_TILE);
   const float scale = 1.0f / (ss_sqrtf((float)dim) * SS_COLS); /* SS_COLS: of the Hadamard transform */
   float *scores = s->scores + thread * s->scores_each;
-  for (size_t item = first; item < end; item++) {
-    const size_t kv_head = item / n_tiles, t0 = item % n_tiles * SS_ATTN_TILE;
+  for (size_t item = first, next; item < end; item = next) {
+    const size_t kv_head = item / (n == 1 ? group : n_tiles), i_tile = n == 1 ? 0 : item % n_tiles;
+    const size_t t0 = (i_tile % 2 ? n_tiles - 1 - i_tile / 2 : i_tile / 2) * SS_ATTN_TILE;
     const size_t t1 = ss_min(t0 + SS_ATTN_TILE, n), positions = s->length + t1;
-    const size_t row = (kv_head * s->chunk + t0) * group;
+    const size_t head = n == 1 ? item % group : 0; /* the first of n_heads of the KV head's */
+    const size_t n_heads = n == 1 ? ss_min(group - head, end - item) : group;
+    const size_t row = (kv_head * s->chunk + t0) * group + head;
+    next = n == 1 ? item + n_heads : item + 1;
     kernels->gemm[SS_PACK_8](scores, stride, j->kv->k + kv_head * ss_ceil_div(s->context, SS_ROWS) * blocks,
                              ss_ceil_div(positions, SS_ROWS), blocks, s->query_q + row * dim, s->query_b + row * blocks,
-                             (t1 - t0) * group, s->panel + thread * s->panel_bytes);
+                             (t1 - t0) * n_heads, s->panel + thread * s->panel_bytes);
     for (size_t t = t0; t < t1; t++) {
       const size_t seen = s->length + t + 1;
-      float *p = scores + (t - t0) * group * stride, *out = s->x + (t * c->n_heads + kv_head * group) * dim;
+      const size_t column = (t * c->n_heads + kv_head * group + head) * dim;
+      float *p = scores + (t - t0) * n_heads * stride, *out = s->x + column;
       float sums[SS_MAX_GROUP];
-      for (size_t i = 0; i < group; i++) sums[i] = kernels->softmax(p + i * stride, seen, scale);
-      memset(out, 0, group * dim * sizeof *out);
-      kernels->mix(out, group, dim, p, stride, j->kv->v + kv_head * s->context * dim,
+      for (size_t i = 0; i < n_heads; i++) sums[i] = kernels->softmax(p + i * stride, seen, scale);
+      memset(out, 0, n_heads * dim * sizeof *out);
+      kernels->mix(out, n_heads, dim, p, stride, j->kv->v + kv_head * s->context * dim,
                    j->kv->v_scale + kv_head * s->context * blocks, seen);
-      for (size_t i = 0; i < group; i++) {
+      for (size_t i = 0; i < n_heads; i++) {
         const float inverse = 1.0f / sums[i];
         for (size_t k = 0; k < dim; k++) out[i * dim + k] *= inverse;
       }
+      kernels->quantize(s->act_q + column, s->act_b + column / SS_COLS, out, n_heads * dim);
     }
   }
 }
@@ -252,53 +261,51 @@ static void run_attention(ss_session *s, uint32_t layer) {
   matmul(&j);
 
   parallel(&j, rope_and_store_part, s->n);
-  parallel(&j, attend_part, ss_ceil_div(s->n, SS_ATTN_TILE) * c->n_kv_heads);
+  parallel(&j, attend_part, s->n == 1 ? c->n_heads : ss_ceil_div(s->n, SS_ATTN_TILE) * c->n_kv_heads);
 
-  set_input(&j, s->x, s->n, (size_t)c->n_heads * c->head_dim);
-  parallel(&j, quantize_part, s->n);
+  set_input(&j, s->x, s->act_q, s->act_b, s->n, (size_t)c->n_heads * c->head_dim);
   add_block(&j, 2 * layer, l->o);
   s->kv[layer].filled = s->length + s->n;
 }
 
 /* ---- feed-forward ---- */
 
-/* Items are tokens: gate[t] = silu(gate[t]) * up[t], quantised. */
-static void swiglu_part(const job *j, size_t first, size_t end, uint32_t thread) {
-  ss_session *s = j->s;
-  const size_t n_ff = j->acts.cols;
-  for (size_t t = first; t < end; t++) s->kernels->swiglu(s->gate + t * n_ff, s->up + t * n_ff, n_ff);
-  quantize_part(j, first, end, thread);
+/* Items are 32 columns of the feed-forward block's inside: gate = silu(gate) * up, quantised. The thread that made the
+ * columns goes on with them, so they stay in its core's cache. */
+static void gate_up_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  const ss_session *s = j->s;
+  const size_t n_ff = s->model->config.n_ff, column = first * SS_COLS, n = (end - first) * SS_COLS;
+  for (uint32_t i = 0; i < 2; i++)
+    ss_matmul(s->kernels, j->outputs[i].y, n_ff, &j->outputs[i].w, column / SS_ROWS, (column + n) / SS_ROWS, &j->acts,
+              s->panel + thread * s->panel_bytes);
+  for (size_t t = 0, at = column; t < s->n; t++, at += n_ff) {
+    if (s->gate_kept) memcpy(s->gate_kept + at, s->gate + at, n * sizeof *s->gate);
+    s->kernels->swiglu(s->gate + at, s->up + at, n);
+    s->kernels->quantize(s->ff_q + at, s->ff_b + at / SS_COLS, s->gate + at, n);
+  }
 }
 
 void ss_run_gate_up(ss_session *s, uint32_t layer) {
   const ss_model *m = s->model;
   const ss_layer *l = &m->layers[layer];
-  job j = {.s = s, .layer = l};
+  job j = {.s = s};
 
   norm_and_quantize(&j, s->h, s->n, gains_of(s, 2 * layer + 1, l->ffn_norm));
   j.outputs[0] = (output){ss_model_matrix(m, l->gate), s->gate};
   j.outputs[1] = (output){ss_model_matrix(m, l->up), s->up};
-  j.n_outputs = 2;
-  matmul(&j);
+  parallel(&j, gate_up_part, m->config.n_ff / SS_COLS);
 }
 
-void ss_run_down(ss_session *s, uint32_t layer) {
-  const ss_model *m = s->model;
-  const ss_layer *l = &m->layers[layer];
-  job j = {.s = s, .layer = l};
-
-  set_input(&j, s->gate, s->n, m->config.n_ff);
-  parallel(&j, swiglu_part, s->n);
-  add_block(&j, 2 * layer + 1, l->down);
+static void run_feed_forward(ss_session *s, uint32_t layer) {
+  job j = {.s = s};
+  ss_run_gate_up(s, layer);
+  set_input(&j, s->gate, s->ff_q, s->ff_b, s->n, s->model->config.n_ff);
+  add_block(&j, 2 * layer + 1, s->model->layers[layer].down);
 }
 
 void ss_run_block(ss_session *s, uint32_t block) {
-  if (block % 2 == 0) {
-    run_attention(s, block / 2);
-  } else {
-    ss_run_gate_up(s, block / 2);
-    ss_run_down(s, block / 2);
-  }
+  if (block % 2 == 0) run_attention(s, block / 2);
+  else run_feed_forward(s, block / 2);
 }
 
 /* ---- the two ends ---- */
@@ -375,7 +382,7 @@ void ss_run_head(ss_session *s, uint32_t first, uint32_t row) {
     matmul(&j);
     return;
   }
-  set_input(&j, h, n, m->config.n_embd);
+  set_input(&j, h, s->act_q, s->act_b, n, m->config.n_embd);
   j.norm = output_gains(s);
   parallel(&j, norm_twice_part, n);
   j.acts.n_tokens = 2 * n;

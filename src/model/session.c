@@ -9,8 +9,8 @@ static void lay_out(ss_arena *arena, ss_session *s, const ss_model *m, const ss_
   const ss_config *c = &m->config;
   const size_t T = o->chunk, dim = c->head_dim, group = c->n_heads / c->n_kv_heads;
   const size_t q_cols = (size_t)c->n_heads * dim, kv_cols = (size_t)c->n_kv_heads * dim;
-  const size_t input = ss_max(c->n_embd, q_cols), widest = ss_max(ss_max(input, c->n_ff), 2 * (size_t)c->n_embd);
-  const size_t panel_bytes = ss_panel_bytes((uint32_t)widest);
+  const size_t input = ss_max(c->n_embd, q_cols), acts = ss_max(input, 2 * (size_t)c->n_embd);
+  const size_t panel_bytes = ss_panel_bytes((uint32_t)ss_max(input, c->n_ff));
   const size_t scores_each = SS_ATTN_TILE * group * ss_padded(o->context);
   ss_carve(arena, 1, sizeof *s);
   s->panel_bytes = panel_bytes;
@@ -33,8 +33,10 @@ static void lay_out(ss_arena *arena, ss_session *s, const ss_model *m, const ss_
   s->gate = ss_carve(arena, T * c->n_ff, sizeof *s->gate);
   s->up = ss_carve(arena, T * c->n_ff, sizeof *s->up);
   s->out = ss_carve(arena, T * c->n_embd, sizeof *s->out);
-  s->act_q = ss_carve(arena, T * widest, sizeof *s->act_q);
-  s->act_b = ss_carve(arena, T * (widest / SS_COLS), sizeof *s->act_b);
+  s->act_q = ss_carve(arena, T * acts, sizeof *s->act_q);
+  s->act_b = ss_carve(arena, T * (acts / SS_COLS), sizeof *s->act_b);
+  s->ff_q = ss_carve(arena, T * c->n_ff, sizeof *s->ff_q);
+  s->ff_b = ss_carve(arena, T * (c->n_ff / SS_COLS), sizeof *s->ff_b);
   s->query_q = ss_carve(arena, T * q_cols, sizeof *s->query_q);
   s->query_b = ss_carve(arena, T * (q_cols / SS_COLS), sizeof *s->query_b);
   s->cosine = ss_carve(arena, T * (c->n_rot / 2), sizeof *s->cosine);

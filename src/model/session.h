@@ -41,9 +41,12 @@ struct ss_session {
   float *x; /* [T][max(n_embd, n_heads * head_dim)] a matmul's input */
   float *q, *k, *v; /* [T][n_heads * head_dim], [T][n_kv_heads * head_dim] x 2 */
   float *gate, *up; /* [T][n_ff] */
+  float *gate_kept; /* [T][n_ff] where training keeps the gate before SwiGLU; NULL: nowhere */
   float *out; /* [T][n_embd] a block's output */
-  int8_t *act_q; /* [T][widest input] quantised input */
-  ss_act_block *act_b; /* [T][widest input / 32] */
+  int8_t *act_q; /* [T][max(n_embd, n_heads * head_dim)] quantised input, twice for the head */
+  ss_act_block *act_b; /* [T][as many / 32] */
+  int8_t *ff_q; /* [T][n_ff] quantised input of the feed-forward block's last matmul */
+  ss_act_block *ff_b; /* [T][n_ff / 32] */
   int8_t *query_q; /* [n_kv_heads][T * group][head_dim] quantised queries, group = n_heads / n_kv_heads */
   ss_act_block *query_b;
   float *cosine, *sine; /* [T][n_rot / 2] */
@@ -65,8 +68,7 @@ static inline size_t ss_padded(size_t rows) { return (rows + SS_ROWS - 1) / SS_R
 /* One step of the walk over the chunk in flight. forward.c */
 void ss_run_embedding(ss_session *s);
 void ss_run_block(ss_session *s, uint32_t block); /* h += block(h) */
-void ss_run_gate_up(ss_session *s, uint32_t layer); /* its first half, of a feed-forward block: s->gate and s->up */
-void ss_run_down(ss_session *s, uint32_t layer); /* the rest, from these: SwiGLU, and h += ... */
+void ss_run_gate_up(ss_session *s, uint32_t layer); /* a feed-forward block up to its last matmul; h stays */
 void ss_run_stand_in(ss_session *s, uint32_t block); /* of a skipped block, where the recovery has one */
 /* Logits of the chunk's tokens first..n-1 into row `row` and on. */
 void ss_run_head(ss_session *s, uint32_t first, uint32_t row);

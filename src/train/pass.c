@@ -374,9 +374,11 @@ static void embed(ss_pass *p, const ss_batch *b, float *h) {
 /* Makes the session compute the rows' inside from `row` on where it is kept. */
 static void bind(ss_pass *p, uint32_t block, const inside *in, size_t row) {
   ss_session *s = p->session;
-  s->q = p->own.q, s->k = p->own.k, s->v = p->own.v, s->x = p->own.x, s->gate = p->own.gate, s->up = p->own.up;
+  s->q = p->own.q, s->k = p->own.k, s->v = p->own.v, s->x = p->own.x, s->up = p->own.up;
+  s->gate_kept = NULL;
   if (!in) return;
   if (block % 2) {
+    s->gate_kept = in->gate + row * p->n_ff;
     s->up = in->up + row * p->n_ff;
     return;
   }
@@ -408,13 +410,7 @@ static void forward_block(ss_pass *p, uint32_t block, bool keep) {
     const float z = gate_of(p, window, block);
     set_window(p, &p->in->batch, window, next);
     bind(p, block, kept ? &in : NULL, p->rows.first[i]);
-    if (block % 2) {
-      ss_run_gate_up(s, block / 2);
-      if (kept) memcpy(in.gate + (size_t)p->rows.first[i] * p->n_ff, s->gate, s->n * (size_t)p->n_ff * sizeof *s->gate);
-      ss_run_down(s, block / 2);
-    } else {
-      ss_run_block(s, block);
-    }
+    ss_run_block(s, block);
     const float *before = h + (size_t)p->starts[window] * E;
     for (size_t k = 0; z != 1.0f && k < s->n * E; k++) s->h[k] = before[k] + z * s->out[k];
   }
@@ -575,7 +571,6 @@ static inside find_inside(ss_pass *p, uint32_t block) {
     set_window(p, &p->in->batch, p->rows.windows[i], h);
     bind(p, block, &in, p->rows.first[i]);
     if (block % 2) {
-      s->gate = in.gate + (size_t)p->rows.first[i] * p->n_ff;
       ss_run_gate_up(s, block / 2);
     } else {
       s->h = memcpy(p->dx, s->h, s->n * E * sizeof *s->h); /* the block adds to it */
