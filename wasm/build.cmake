@@ -31,7 +31,7 @@ endif()
 
 # For size: the SIMD kernels are unrolled by hand and lose no speed by it; the rest is optimised across files.
 target_compile_options(ss_kernels PRIVATE -Os)
-set_property(SOURCE src/kernels/wasm_simd128_float.c APPEND PROPERTY COMPILE_OPTIONS -Oz)
+set_property(SOURCE src/kernels/kernels.c src/kernels/wasm_simd128_float.c APPEND PROPERTY COMPILE_OPTIONS -Oz)
 foreach(layer ss_base ss_model ss_route)
   target_compile_options(${layer} PRIVATE -Oz -flto)
 endforeach()

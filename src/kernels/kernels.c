@@ -1,6 +1,8 @@
 /* Which kernel sets there are, and the matmul that picks between GEMV and GEMM. */
 #include "kernels/kernels.h"
 
+#include "kernels/isa.h"
+
 const ss_pack_info ss_packs[SS_PACK_COUNT] = {
     [SS_PACK_F32] = {"f32", 4, 1, 0, 0},
     [SS_PACK_F16] = {"f16", 2, 1, 0, 0},
@@ -70,29 +72,56 @@ void ss_matmul(const ss_kernels *k, float *y, size_t y_stride, const ss_matrix *
 
 typedef float four_floats __attribute__((vector_size(16), aligned(4), may_alias));
 
-/* a + b, a - b of vectors a whole number of vectors apart. */
-#define BUTTERFLIES(distance)                            \
-  for (int j = 0; j < SS_COLS / 4; j++)                  \
-    if (!(j & (distance))) {                             \
-      const four_floats a = v[j], b = v[j + (distance)]; \
-      v[j] = a + b;                                      \
-      v[j + (distance)] = a - b;                         \
+void ss_rope(float *head, const float *cosine, const float *sine, uint32_t n_rot, bool neox) {
+  const uint32_t half = n_rot / 2, step = neox ? 1 : 2, other = neox ? half : 1;
+  uint32_t i = 0;
+  for (; i + 4 <= half; i += 4) {
+    four_floats *first = (four_floats *)(head + step * i);
+    four_floats *second = neox ? (four_floats *)(head + half + i) : first + 1;
+    const four_floats c = *(const four_floats *)(cosine + i), s = *(const four_floats *)(sine + i);
+    const four_floats u = *first, v = *second;
+    four_floats x = u, y = v;
+    if (!neox) {
+      x = __builtin_shufflevector(u, v, 0, 2, 4, 6);
+      y = __builtin_shufflevector(u, v, 1, 3, 5, 7);
     }
+    const four_floats a = x * c - y * s, b = x * s + y * c;
+    *first = a;
+    *second = b;
+    if (!neox) {
+      *first = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+      *second = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    }
+  }
+  for (; i < half; i++) {
+    float *a = head + step * i, *b = a + other;
+    const float x = *a, y = *b;
+    *a = x * cosine[i] - y * sine[i];
+    *b = x * sine[i] + y * cosine[i];
+  }
+}
+
+/* a + b and a - b of vectors that lie `distance` vectors apart. */
+#define SS_BUTTERFLIES(distance)                                           \
+  SS_UNROLL for (int j = 0; j < SS_COLS / 4; j++) if (!(j & (distance))) { \
+    const four_floats a = v[j], b = v[j + (distance)];                     \
+    v[j] = a + b;                                                          \
+    v[j + (distance)] = a - b;                                             \
+  }
 
 void ss_hadamard(float *x, size_t n) {
   for (size_t i = 0; i < n; i += SS_COLS, x += SS_COLS) {
     four_floats v[SS_COLS / 4];
     memcpy(v, x, sizeof v);
-    BUTTERFLIES(4)
-    BUTTERFLIES(2)
-    BUTTERFLIES(1)
-    for (int j = 0; j < SS_COLS / 4; j++) { /* within a vector: a - b is a + -b */
-      const four_floats a = __builtin_shufflevector(v[j], v[j], 0, 1, 0, 1);
-      const four_floats b = __builtin_shufflevector(v[j], -v[j], 2, 3, 6, 7);
-      const four_floats y = a + b;
-      v[j] = __builtin_shufflevector(y, y, 0, 0, 2, 2) + __builtin_shufflevector(y, -y, 1, 5, 3, 7);
-    }
+    SS_BUTTERFLIES(4)
+    SS_BUTTERFLIES(2)
+    SS_BUTTERFLIES(1)
     memcpy(x, v, sizeof v);
+    for (int j = 0; j < SS_COLS / 4; j++) { /* within a vector: a - b is a + -b */
+      four_floats *y = (four_floats *)x + j;
+      *y = __builtin_shufflevector(*y, *y, 0, 1, 0, 1) + __builtin_shufflevector(*y, -*y, 2, 3, 6, 7);
+      *y = __builtin_shufflevector(*y, *y, 0, 0, 2, 2) + __builtin_shufflevector(*y, -*y, 1, 5, 3, 7);
+    }
   }
 }
 

@@ -77,6 +77,10 @@ const ss_kernels *ss_kernels_fastest(void);
 void ss_matmul(const ss_kernels *k, float *y, size_t y_stride, const ss_matrix *w, size_t first, size_t end,
                const ss_acts *x, void *panel);
 
+/* Rotates one head in place by angles whose cosines and sines are given, [n_rot / 2] each (RoPE, arXiv 2104.09864): pairs
+ * (2i, 2i + 1), or in the NEOX order (i, i + n_rot / 2). */
+void ss_rope(float *head, const float *cosine, const float *sine, uint32_t n_rot, bool neox);
+
 /* Multiplies each 32 of x[n] by the 32 x 32 Hadamard matrix of +-1 (Sylvester's order; not normalised), in place: five
  * passes of a + b, a - b. Twice gives 32 x. */
 void ss_hadamard(float *x, size_t n);

@@ -104,7 +104,7 @@ enum { PANEL_BLOCK = SS_ROWS * SS_COLS }; /* bytes: [step][half] */
 SS_INLINE void fill_panel(ss_pack pack, uint8_t *panel, const uint8_t *block, size_t n_blocks) {
   for (size_t i = 0; i < n_blocks; i++, block += ss_blocks[pack].bytes, panel += PANEL_BLOCK) {
     const uint8_t *b = ss_opaque(block);
-    SS_UNROLL for (unsigned j = 0; j < 4; j++) {
+    for (unsigned j = 0; j < 4; j++) {
       ss_step low, high;
       ss_load_steps(pack, b, j, &low, &high);
       SS_UNROLL for (unsigned s = 0; s < 2; s++) {

@@ -112,7 +112,7 @@ SS_INLINE void fill_panel(ss_pack pack, uint8_t *panel, const uint8_t *block, si
   const v128_t offset = wasm_i16x8_splat(pack == SS_PACK_4 ? 8 : 16);
   for (size_t n = n_blocks; n--; block += ss_blocks[pack].bytes, panel += BLOCK_I16) {
     const uint8_t *b = ss_opaque(block);
-    SS_UNROLL for (unsigned j = 0; j < 4; j++) {
+    for (unsigned j = 0; j < 4; j++) {
       ss_step step[2];
       ss_load_steps(pack, b, j, &step[0], &step[1]);
       SS_UNROLL for (unsigned i = 0; i < 4; i++) {

@@ -143,25 +143,6 @@ void ss_run_stand_in(ss_session *s, uint32_t block) {
 
 /* ---- attention ---- */
 
-/* Rotates one head in place; pairs (2i, 2i+1), or (i, i + n_rot/2) in the NEOX order. */
-static void rope(float *restrict head, const float *restrict cosine, const float *restrict sine, uint32_t n_rot,
-                 bool neox) {
-  const uint32_t half = n_rot / 2;
-  if (neox) {
-    for (uint32_t i = 0; i < half; i++) {
-      const float x = head[i], y = head[half + i];
-      head[i] = x * cosine[i] - y * sine[i];
-      head[half + i] = x * sine[i] + y * cosine[i];
-    }
-  } else {
-    for (uint32_t i = 0; i < half; i++) {
-      const float x = head[2 * i], y = head[2 * i + 1];
-      head[2 * i] = x * cosine[i] - y * sine[i];
-      head[2 * i + 1] = x * sine[i] + y * cosine[i];
-    }
-  }
-}
-
 static void add_bias(const ss_session *s, float *y, uint32_t bias, size_t n) {
   if (bias != SS_NO_TENSOR) s->kernels->add(y, ss_model_vector(s->model, bias), n);
 }
@@ -185,14 +166,14 @@ static void rope_and_store_part(const job *j, size_t first, size_t end, uint32_t
     add_bias(s, s->v + t * c->n_kv_heads * dim, j->layer->v_bias, c->n_kv_heads * dim);
     for (size_t i = 0; i < c->n_heads; i++) {
       float *query = s->q + (t * c->n_heads + i) * dim;
-      rope(query, cosine, sine, c->n_rot, c->rope_neox);
+      ss_rope(query, cosine, sine, c->n_rot, c->rope_neox);
       ss_hadamard(query, dim);
       const size_t row = ((i / group) * s->chunk + t) * group + i % group;
       s->kernels->quantize(s->query_q + row * dim, s->query_b + row * blocks, query, dim);
     }
     for (size_t i = 0; i < c->n_kv_heads; i++) {
       float *key = s->k + (t * c->n_kv_heads + i) * dim;
-      rope(key, cosine, sine, c->n_rot, c->rope_neox);
+      ss_rope(key, cosine, sine, c->n_rot, c->rope_neox);
       ss_hadamard(key, dim);
       s->kernels->quantize(q8, b8, key, dim);
       ss_block8 *to = j->kv->k + (i * ss_ceil_div(s->context, SS_ROWS) + position / SS_ROWS) * blocks;
