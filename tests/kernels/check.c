@@ -438,6 +438,61 @@ static size_t check_mix(const ss_kernels *k, const ss_check_host *host) {
   return t.failures;
 }
 
+/* These two are vectors of the compiler's own in every set: compared with the definition, a pair at a time. */
+
+static void rope_pairs(float *head, const float *cosine, const float *sine, size_t n_rot, bool neox) {
+  for (size_t i = 0; i < n_rot / 2; i++) {
+    float *a = head + (neox ? i : 2 * i), *b = a + (neox ? n_rot / 2 : 1);
+    const float x = *a, y = *b;
+    *a = x * cosine[i] - y * sine[i];
+    *b = x * sine[i] + y * cosine[i];
+  }
+}
+
+static size_t check_rope(const ss_kernels *k, const ss_check_host *host) {
+  static const uint32_t sizes[] = {0, 2, 6, 8, 10, 14, 16, 20, 64, 80, 128};
+  trial t = begin(k, host);
+  for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++)
+    for (int s = 0; s < STYLES; s++) {
+      const uint32_t n = sizes[i / 2];
+      const bool neox = i % 2;
+      ss_format(t.what, sizeof t.what, "rope of %u%s, %s", n, neox ? " neox" : "", style_names[s]);
+      const buffer cosine = floats(&t, n / 2, RANDOM, false), sine = floats(&t, n / 2, (style)s, false);
+      buffer pair[2];
+      in_place(&t, pair, n, (style)s, 12);
+      ss_rope(pair[0].at, cosine.at, sine.at, n, neox);
+      rope_pairs(pair[1].at, cosine.at, sine.at, n, neox);
+      expect_same(&t, pair[0], pair[1]);
+      drop(host, cosine);
+      drop(host, sine);
+    }
+  return t.failures;
+}
+
+static void hadamard_pairs(float *x, size_t n) {
+  for (size_t half = SS_COLS / 2; half; half /= 2)
+    for (size_t i = 0; i < n; i++) {
+      if (i & half) continue;
+      const float a = x[i], b = x[i + half];
+      x[i] = a + b;
+      x[i + half] = a - b;
+    }
+}
+
+static size_t check_hadamard(const ss_kernels *k, const ss_check_host *host) {
+  trial t = begin(k, host);
+  for (size_t n = 0; n <= 128; n += SS_COLS)
+    for (int s = 0; s < STYLES; s++) {
+      ss_format(t.what, sizeof t.what, "Hadamard transform of %d, %s", (int)n, style_names[s]);
+      buffer pair[2];
+      in_place(&t, pair, n, (style)s, 12);
+      ss_hadamard(pair[0].at, n);
+      hadamard_pairs(pair[1].at, n);
+      expect_same(&t, pair[0], pair[1]);
+    }
+  return t.failures;
+}
+
 const ss_check ss_checks[] = {
     {"gemv of 4-bit weights with an offset gives the bits of scalar", gemv_4},
     {"gemv of 4-bit weights with a minimum gives the bits of scalar", gemv_4m},
@@ -461,6 +516,8 @@ const ss_check ss_checks[] = {
     {"exp gives the bits of scalar on every exponent", check_exp},
     {"softmax gives the bits of scalar", check_softmax},
     {"mix gives the bits of scalar", check_mix},
+    {"RoPE is that of its pairs", check_rope},
+    {"the Hadamard transform is that of its pairs", check_hadamard},
 };
 const size_t ss_n_checks = sizeof ss_checks / sizeof *ss_checks;
 
