@@ -31,8 +31,8 @@ static void lay_out(ss_arena *arena, ss_session *s, const ss_model *m, const ss_
   s->k = ss_carve(arena, T * kv_cols, sizeof *s->k);
   s->v = ss_carve(arena, T * kv_cols, sizeof *s->v);
   s->gate = ss_carve(arena, T * c->n_ff, sizeof *s->gate);
-  s->up = ss_carve(arena, T * c->n_ff, sizeof *s->up);
-  s->out = ss_carve(arena, T * c->n_embd, sizeof *s->out);
+  s->up = ss_carve(arena, T * ss_max(c->n_ff, c->n_embd), sizeof *s->up);
+  s->out = s->up; /* written when up has been read */
   s->act_q = ss_carve(arena, T * acts, sizeof *s->act_q);
   s->act_b = ss_carve(arena, T * (acts / SS_COLS), sizeof *s->act_b);
   s->ff_q = ss_carve(arena, T * c->n_ff, sizeof *s->ff_q);

@@ -42,7 +42,7 @@ struct ss_session {
   float *q, *k, *v; /* [T][n_heads * head_dim], [T][n_kv_heads * head_dim] x 2 */
   float *gate, *up; /* [T][n_ff] */
   float *gate_kept; /* [T][n_ff] where training keeps the gate before SwiGLU; NULL: nowhere */
-  float *out; /* [T][n_embd] a block's output */
+  float *out; /* [T][n_embd] a block's output, in the session's own `up` */
   int8_t *act_q; /* [T][max(n_embd, n_heads * head_dim)] quantised input, twice for the head */
   ss_act_block *act_b; /* [T][as many / 32] */
   int8_t *ff_q; /* [T][n_ff] quantised input of the feed-forward block's last matmul */
