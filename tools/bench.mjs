@@ -134,6 +134,10 @@ function print(name, data) {
   printed = measuredWith;
 }
 
+/** JSON with a row a line. @param {Record<string, any>} results */
+const asText = (results) =>
+  `${JSON.stringify(results, null, 1).replace(/[{[]\n[^{}[\]]*[}\]]/g, (innermost) => innermost.replace(/\n */g, ' '))}\n`;
+
 /** @param {Options} options */
 function show({ out, sections, json }) {
   const all = readResults(out);
@@ -177,7 +181,7 @@ async function run(options) {
         settings: { sizes: setup.sizes, rounds },
         ...SECTIONS[name].data(setup, collector(results), results),
       };
-      writeWhole(out, `${JSON.stringify({ ...before, ...measured }, null, 2)}\n`);
+      writeWhole(out, asText({ ...before, ...measured }));
       if (!json) print(name, measured[name]);
     }
   } finally {

@@ -111,7 +111,10 @@ static parse_result parse(train_options *o, int argc, char **argv) {
        .argument = "N",
        .min = 32,
        .max = 1000000,
-       .help = OF_PROFILE(swap_tokens, "of that text for a loss, twice as much for all text", swap_tokens)},
+       .help = OF_PROFILE(
+           swap_tokens,
+           "of that text for a loss, twice as much for all text;\nthe mask found is confirmed on twice as much again",
+           swap_tokens)},
       {.name = "swap-losses",
        .u32 = &o->swap_losses,
        .argument = "N",

@@ -109,19 +109,26 @@ ss_status train_data_cluster(train_data *d, const ranks *world, const char *cach
 
 /* ---- windows ---- */
 
-ss_status train_data_windows(const train_data *d, uint32_t cluster, bool held_back, size_t n_tokens, window_set *out,
-                             ss_error *err) {
+/* A cluster's samples that are held back or not, in an order by the seed; the caller frees them. */
+static uint32_t *draw_order(const train_data *d, uint32_t cluster, bool held_back, size_t *n) {
   uint32_t *order = take_memory(d->corpus.n, sizeof *order);
-  size_t n = 0;
+  *n = 0;
   for (uint32_t i = 0; i < d->corpus.n; i++)
-    if (d->held_back[i] == held_back && (cluster == TRAIN_ALL || d->clusters.clusters[i] == cluster)) order[n++] = i;
+    if (d->held_back[i] == held_back && (cluster == TRAIN_ALL || d->clusters.clusters[i] == cluster)) order[(*n)++] = i;
   ss_rng rng = ss_rng_seed(d->plan->seed + (cluster == TRAIN_ALL ? 0 : cluster + 1));
-  for (size_t i = 0; i < n; i++) {
-    const size_t other = i + ss_rng_below(&rng, n - i);
+  for (size_t i = 0; i < *n; i++) {
+    const size_t other = i + ss_rng_below(&rng, *n - i);
     const uint32_t chosen = order[other];
     order[other] = order[i];
     order[i] = chosen;
   }
+  return order;
+}
+
+ss_status train_data_windows(const train_data *d, uint32_t cluster, bool held_back, size_t n_tokens, window_set *out,
+                             ss_error *err) {
+  size_t n;
+  uint32_t *order = draw_order(d, cluster, held_back, &n);
   ss_status status = chat_samples_add(&d->chats, out, &d->corpus, order, n, d->plan->window, n_tokens, err);
   const uint32_t least = held_back ? 1 : 2; /* a pair for a step */
   if (status == SS_OK && out->n < least) {
@@ -132,6 +139,21 @@ ss_status train_data_windows(const train_data *d, uint32_t cluster, bool held_ba
                      "clusters, or another --held-back",
                      name, n, held_back ? "held back" : "to train on", out->n, LEAST_WINDOW, least);
   }
+  free(order);
+  return status;
+}
+
+ss_status train_data_other_windows(const train_data *d, uint32_t cluster, const window_set *but, size_t n_tokens,
+                                   window_set *out, ss_error *err) {
+  size_t n, n_others = 0;
+  uint32_t *order = draw_order(d, cluster, true, &n);
+  for (size_t i = 0; i < n; i++) {
+    bool used = false;
+    for (uint32_t w = 0; w < but->n && !used; w++) used = but->samples[w] == order[i];
+    if (!used) order[n_others++] = order[i];
+  }
+  const ss_status status =
+      chat_samples_add(&d->chats, out, &d->corpus, order, n_others, d->plan->window, n_tokens, err);
   free(order);
   return status;
 }

@@ -37,4 +37,7 @@ void train_data_close(train_data *d);
  * others. A share of the samples with a prompt are chats (chat_samples.h). */
 ss_status train_data_windows(const train_data *d, uint32_t cluster, bool held_back, size_t n_tokens, window_set *out,
                              ss_error *err);
+/* The same of the samples held back that are not in `but`: perhaps none. */
+ss_status train_data_other_windows(const train_data *d, uint32_t cluster, const window_set *but, size_t n_tokens,
+                                   window_set *out, ss_error *err);
 #endif

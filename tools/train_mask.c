@@ -6,6 +6,8 @@
  *   train     L0 steps from there; a checkpoint every so often
  *   binarise  to the exact budget; start or trained, whichever has the lower loss
  *   swap      a local search on held-back text
+ *   confirm   on other held-back text, as the search has picked the luckiest of many masks: a cluster keeps another mask than the
+ *             one of all text, and all text another than it started with, only where that is clearly better there too
  *
  * The team's processes share the steps, each with its part of the windows. What is measured on held-back text, and what is
  * written, is the business of the team's first process; the others are told. */
@@ -50,14 +52,19 @@ static ss_status share_status(const train_job *j, ss_status status, ss_error *er
 
 /* ---- losses on held-back text ---- */
 
+static ss_status loss_on(train_job *j, mask_losses *text, const ss_mask *mask, const ss_mask *base, double *loss,
+                         ss_error *err) {
+  const uint64_t tokens = text->measured_tokens;
+  const double ms = text->measured_ms;
+  const ss_status status = mask_losses_of(text, 0, mask, base, loss, err);
+  j->run->losses.tokens += (double)(text->measured_tokens - tokens);
+  j->run->losses.ms += text->measured_ms - ms;
+  return status;
+}
+
 static ss_status held_loss(void *ctx, const ss_mask *mask, const ss_mask *base, double *loss, ss_error *err) {
   train_job *j = ctx;
-  const uint64_t tokens = j->held.measured_tokens;
-  const double ms = j->held.measured_ms;
-  const ss_status status = mask_losses_of(&j->held, 0, mask, base, loss, err);
-  j->run->losses.tokens += (double)(j->held.measured_tokens - tokens);
-  j->run->losses.ms += j->held.measured_ms - ms;
-  return status;
+  return loss_on(j, &j->held, mask, base, loss, err);
 }
 
 /* ---- the start ---- */
@@ -183,8 +190,7 @@ static void log_step(train_job *j, uint32_t level, const ss_l0_report *report, d
 }
 
 static double swap_work(const train_job *j) {
-  const train_plan *p = j->run->plan;
-  return leads(j) ? train_swap_losses(p) * p->swap_tokens * (j->index ? 1 : 2) : 0;
+  return leads(j) ? train_swap_tokens(j->run->plan) * (j->index ? 1 : 2) : 0;
 }
 
 static void show_step(train_job *j, uint32_t level, uint32_t n_steps, const ss_l0_report *report) {
@@ -311,6 +317,29 @@ static ss_status improve(train_job *j, uint32_t level, mask_result *result, ss_e
   return SS_OK;
 }
 
+static ss_status confirm(train_job *j, uint32_t level, mask_result *result, ss_error *err) {
+  const ss_mask masks[TRAIN_CONFIRM_LOSSES] = {j->index ? result_of(j->run, 0, level)->mask : result->start,
+                                               result->start, result->mask};
+  const size_t n_tokens = j->other.windows.tokens.n;
+  const bool one = !memcmp(&masks[0], &masks[1], sizeof *masks) && !memcmp(&masks[0], &masks[2], sizeof *masks);
+  double best = INFINITY;
+  for (int i = 0; i < TRAIN_CONFIRM_LOSSES; i++) result->other_loss[i] = NAN;
+  result->kept = TRAIN_CONFIRM_LOSSES - 1;
+  if (one || !n_tokens) return SS_OK;
+  for (int i = 0; i < TRAIN_CONFIRM_LOSSES; i++) {
+    ss_status status = loss_on(j, &j->other, &masks[i], &masks[i], &result->other_loss[i], err);
+    const double counts = result->other_loss[i] - (i == 0 ? ss_loss_margin(n_tokens) : 0.0);
+    if (status == SS_OK && counts < best) {
+      best = counts;
+      result->mask = masks[i];
+      result->kept = (uint32_t)i;
+      status = held_loss(j, &masks[i], &masks[i], &result->loss, err);
+    }
+    if (status != SS_OK) return status;
+  }
+  return SS_OK;
+}
+
 /* ---- one mask ---- */
 
 static ss_status log_mask(train_job *j, uint32_t level, const mask_result *m, ss_error *err) {
@@ -331,6 +360,13 @@ static ss_status log_mask(train_job *j, uint32_t level, const mask_result *m, ss
   json_real(&line, "loss", m->loss, true);
   json_uint(&line, "swaps", m->n_swaps);
   json_uint(&line, "losses", m->n_losses);
+  if (m->other_loss[0] >= 0) {
+    const char *names[TRAIN_CONFIRM_LOSSES] = {j->index ? "all text" : "start", "start", "search"};
+    json_open(&line, "other_text", '{');
+    for (int i = j->index ? 0 : 1; i < TRAIN_CONFIRM_LOSSES; i++) json_real(&line, names[i], m->other_loss[i], true);
+    json_string(&line, "kept", names[m->kept]);
+    json_close(&line);
+  }
   if (r->plan->recover) {
     json_open(&line, "recovery", '{');
     json_uint(&line, "parts", m->recovered_parts);
@@ -352,8 +388,9 @@ static ss_status log_mask(train_job *j, uint32_t level, const mask_result *m, ss
 static void say_mask(train_job *j, uint32_t level, const mask_result *m) {
   train_run *r = j->run;
   progress_done(&r->progress);
-  fprintf(stderr, "%s, %g %%: dense %.4f, start %.4f, trained %.4f, %u swaps %.4f", j->title,
-          100 * r->plan->levels[level], m->dense_loss, m->start_loss, m->trained_loss, m->n_swaps, m->loss);
+  fprintf(stderr, "%s, %g %%: dense %.4f, start %.4f, trained %.4f, %u swaps%s %.4f", j->title,
+          100 * r->plan->levels[level], m->dense_loss, m->start_loss, m->trained_loss, m->n_swaps,
+          m->kept + 1 == TRAIN_CONFIRM_LOSSES ? "" : ", not confirmed", m->loss);
   if (r->plan->recover) fprintf(stderr, ", recovered %.4f (KL %.4f -> %.4f)", m->recovered_loss, m->kl_before, m->kl);
   fprintf(stderr, "; %llu of %llu units, %s\n", (unsigned long long)r->shape.units[level],
           (unsigned long long)r->shape.units_total, clock_of(m->seconds).text);
@@ -385,6 +422,7 @@ static ss_status finish_mask(train_job *j, uint32_t level, const mask_paths *pat
   kept_recovery *recovery = &r->recoveries[result - r->results];
   const double start = now_ms();
   ss_status status = improve(j, level, result, err);
+  if (status == SS_OK) status = confirm(j, level, result, err);
   if (status == SS_OK) result->seconds = seconds + (now_ms() - start) / 1e3;
   if (status == SS_OK && r->plan->recover) {
     status = train_recover(j, level, recover, result, recovery, err);
@@ -499,9 +537,15 @@ static ss_status open_text(train_job *j, ss_error *err) {
   if (!leads(j)) return SS_OK;
   buffer path = {0};
   train_path(&path, r, "%s.losses", j->name);
-  status =
-      train_data_windows(&r->data, cluster, true, (size_t)p->swap_tokens * (j->index ? 1 : 2), &j->held.windows, err);
+  const size_t n_held = (size_t)p->swap_tokens * (j->index ? 1 : 2);
+  status = train_data_windows(&r->data, cluster, true, n_held, &j->held.windows, err);
   if (status == SS_OK) status = mask_losses_open(&j->held, &r->engine, r->data.model_print.exact, path.data, true, err);
+  if (status == SS_OK)
+    status = train_data_other_windows(&r->data, cluster, &j->held.windows, TRAIN_CONFIRM_TEXT * n_held,
+                                      &j->other.windows, err);
+  train_path(&path, r, "%s.other.losses", j->name);
+  if (status == SS_OK && j->other.windows.n)
+    status = mask_losses_open(&j->other, &r->engine, r->data.model_print.exact, path.data, true, err);
   buffer_free(&path);
   return status;
 }
@@ -514,6 +558,7 @@ ss_status train_job_run(train_run *r, uint32_t index, ranks *team, ss_error *err
   ss_status status = share_status(&j, open_text(&j, err), err);
   for (uint32_t level = 0; status == SS_OK && level < r->plan->n_levels; level++) status = run_level(&j, level, err);
   mask_losses_close(&j.held);
+  mask_losses_close(&j.other);
   window_set_free(&j.text);
   free(j.dense);
   free(j.dense_known);

@@ -175,6 +175,10 @@ double train_greedy_losses(const train_plan *plan, const train_shape *shape) {
 
 double train_swap_losses(const train_plan *plan) { return plan->swap_losses ? 1.0 + plan->swap_losses : 0; }
 
+double train_swap_tokens(const train_plan *plan) {
+  return plan->swap_tokens * (train_swap_losses(plan) + TRAIN_CONFIRM_LOSSES * TRAIN_CONFIRM_TEXT);
+}
+
 void train_plan_cost(train_cost *cost, const train_plan *p, const train_shape *s, const train_speeds *speeds) {
   const uint32_t n_ranks = s->n_ranks ? s->n_ranks : 1, teams = n_ranks < p->n_clusters ? n_ranks : p->n_clusters;
   const uint32_t pairs = p->windows_per_step / 2, in_team = n_ranks / teams;
@@ -194,7 +198,7 @@ void train_plan_cost(train_cost *cost, const train_plan *p, const train_shape *s
   seconds[TRAIN_GLOBAL] = tokens[TRAIN_GLOBAL] / speeds->steps / together;
   tokens[TRAIN_CLUSTERS] = masks * p->steps * step;
   seconds[TRAIN_CLUSTERS] = tokens[TRAIN_CLUSTERS] / speeds->steps / team;
-  const double swap = train_swap_losses(p) * p->swap_tokens;
+  const double swap = train_swap_tokens(p);
   tokens[TRAIN_SWAP] = (2.0 * p->n_levels + masks) * swap;
   seconds[TRAIN_SWAP] = (2.0 * p->n_levels + masks / teams) * swap * TRAIN_LOSS_SHARE / speeds->losses;
   tokens[TRAIN_RECOVER] = (p->n_levels + masks) * (recover_step + standin);

@@ -94,6 +94,11 @@ void train_plan_cost(train_cost *cost, const train_plan *plan, const train_shape
 #define TRAIN_LOSS_SHARE 0.6
 /* Losses of a mask's swap search, at most. */
 double train_swap_losses(const train_plan *plan);
+/* Masks that are compared on text of their own behind it, at most, and that text in units of the search's. */
+#define TRAIN_CONFIRM_LOSSES 3
+#define TRAIN_CONFIRM_TEXT 2
+/* Tokens of both, for a cluster's mask. */
+double train_swap_tokens(const train_plan *plan);
 /* Losses of a greedy search over all levels, about. */
 double train_greedy_losses(const train_plan *plan, const train_shape *shape);
 

@@ -34,7 +34,7 @@ static double steps_of(const train_run *r, uint32_t index) {
 }
 
 static double losses_of(const train_run *r, uint32_t index) {
-  return leads(r, index) ? train_swap_losses(r->plan) * r->plan->swap_tokens * (index ? 1 : 2) : 0;
+  return leads(r, index) ? train_swap_tokens(r->plan) * (index ? 1 : 2) : 0;
 }
 
 static bool is_mine(const train_run *r, uint32_t index) {

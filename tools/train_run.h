@@ -11,9 +11,13 @@
 
 /* A finished mask. Plain data, kept as bytes in the run's folder. Losses are of held-back text, in nats a token. */
 typedef struct mask_result {
-  ss_mask start, trained, mask; /* what L0 training began with, what it gave, and after the swap search */
+  ss_mask start, trained, mask; /* what L0 training began with, what it gave, and what is kept behind the swap search */
   double dense_loss, start_loss, trained_loss, loss;
   uint32_t n_losses, n_swaps;
+  /* On other held-back text: of the mask to fall back on, of the start and of the one of the search. NAN: all are one mask, or
+   * there is no such text. */
+  double other_loss[TRAIN_CONFIRM_LOSSES];
+  uint32_t kept; /* which of these `mask` is */
   uint32_t recovered_parts; /* SS_RECOVER_*; 0: no recovery */
   double kl_before, kl, recovered_loss; /* to the dense model, without and with recovery; the loss with it */
   double seconds, recover_seconds; /* that it took, recovery included; recovery alone */
@@ -78,6 +82,7 @@ typedef struct train_job {
   ranks *team;
   window_set text; /* to train on */
   mask_losses held; /* on held-back text; the team's first process alone uses it */
+  mask_losses other; /* on held-back text that no search has seen; no windows: there is none */
   float *dense; /* the dense model's residual streams, for KL */
   bool *dense_known;
   size_t dense_bytes;

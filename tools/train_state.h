@@ -5,6 +5,7 @@
  *   embeddings             of the prompts
  *   greedy.losses          each loss of the greedy search, as state.h says
  *   NAME.losses            each loss on held-back text; NAME is global or cluster-C
+ *   NAME.other.losses      on held-back text that no search has seen
  *   NAME.level-L.l0        the last checkpoint of L0 training
  *   NAME.level-L.recover   the last checkpoint of fitting its recovery
  *   NAME.level-L.mask      the finished mask, and its recovery

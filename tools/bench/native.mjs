@@ -51,7 +51,7 @@ export const native = {
 
   /** @param {Case} where @param {Sizes} sizes @returns {Promise<import('./tasks.js').BlocksRatio>} */
   async blocks(where, sizes) {
-    const { ratio } = await run(where, sizes, ['--proportional', String(sizes.skipped), '--compare-dense']);
+    const { ratio } = await run(where, sizes, ['--proportional', String(sizes.skipped), '--compare-dense', '-r', '4']);
     return { prefill: ratio.prefill_blocks, decode: ratio.decode_blocks };
   },
 

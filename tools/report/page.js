@@ -7,7 +7,7 @@
  * @typedef {{ phase: 'l0', cluster: number | null, level: number, step: number, loss: number, skipped: number, target: number,
  *   sampled: number, tokens_per_second: number }} Step
  * @typedef {{ phase: 'mask', cluster: number | null, level: number, mask: { skip: string, blocks_run: number },
- *   dense_loss: number, start_loss: number, trained_loss: number, loss: number, swaps: number, losses: number, open: number[],
+ *   dense_loss: number, start_loss: number, trained_loss: number, loss: number, swaps: number, losses: number, open: number[], other_text?: { kept: string },
  *   recovery?: { parts: number, kl_before: number, kl: number, loss: number }, seconds: number }} Mask
  * @typedef {(m: Mask) => number} Loss
  * @typedef {{ points: [number, number][], color: string, width?: number, dash?: string, opacity?: number, dots?: boolean, name?: string }} Series
@@ -295,11 +295,11 @@ function numbers() {
   const rows = jobs.flatMap((job) => run.levels.map((level, i) => ({ job, level, m: maskOf(job, i) }))).filter(({ m }) => m).map(({ job, level, m: found }) => {
     const m = /** @type {Mask} */ (found);
     const cells = [percent(level), ...[m.dense_loss, m.start_loss, m.trained_loss, m.loss].map((x) => x.toFixed(4)), ...(recovered ? [m.recovery?.parts ? m.recovery.loss.toFixed(4) : '\u2013'] : []),
-      signed(losses.bank(m) - m.dense_loss), `${m.swaps}`, duration(m.seconds)];
+      signed(losses.bank(m) - m.dense_loss), `${m.swaps}${(m.other_text?.kept ?? 'search') === 'search' ? '' : ', not kept'}`, duration(m.seconds)];
     return el('tr', {}, el('td', { class: 'name' }, nameOf(job)), ...cells.map((text) => el('td', { class: 'n' }, text)), el('td', { class: 'mono' }, m.mask.skip));
   });
   const settings = Object.entries(run.plan).flatMap(([key, value]) => [el('dt', {}, key.replaceAll('_', ' ')), el('dd', {}, `${value}`)]);
-  return section('Numbers', 'Losses in nats a token, on held-back text: of the dense model, of the mask that training began with, of the trained one, of the better of the two behind the swap search, and of that with its recovery.',
+  return section('Numbers', 'Losses in nats a token, on held-back text: of the dense model, of the mask that training began with, of the trained one, of the mask that is kept behind the swap search, and of that with its recovery. Swaps are kept only where other held-back text confirms them.',
     el('div', { class: 'scroll' }, el('table', {}, el('thead', {}, el('tr', {}, ...heads.map((name, i) => el('th', { class: i > 0 && i < heads.length - 1 ? 'n' : undefined }, name)))), el('tbody', {}, ...rows))),
     el('details', { style: 'margin-top:14px' }, el('summary', { class: 'sub' }, 'Settings'), el('dl', {}, ...settings)));
 }
