@@ -9,7 +9,7 @@
  * h += a h + b, channel by channel.
  *
  * A step takes n tokens of a prompt (prefill) or one (decode) through every block. Work is split over threads by
- * output rows, tokens or heads and never inside a sum, so any number of threads gives the same bits. */
+ * tokens, output rows or heads and never inside a sum, so any number of threads gives the same bits. */
 #include "model/session.h"
 
 /* ---- splitting work ---- */
@@ -20,15 +20,23 @@ typedef struct output {
   ss_matrix w;
   float *y; /* [n][rows padded] */
 } output;
+typedef struct job_step {
+  job_part *run;
+  size_t n_items; /* of output rows, all at once or some; 0: tokens */
+} job_step;
+#define MAX_STEPS 3
 struct job {
   ss_session *s;
   job_part *run;
   size_t n_items;
+  job_step steps[MAX_STEPS]; /* for run_steps */
+  uint32_t n_steps;
   const ss_layer *layer;
   ss_kv *kv;
   const float *norm;  /* RMSNorm gains */
-  const float *input; /* [n][cols] what the norm or the quantisation reads */
+  const float *input; /* [n][cols] what the norm reads */
   ss_acts acts;
+  size_t first_token; /* of the acts */
   output outputs[3];
   uint32_t n_outputs;
   float scale; /* of what the block adds to h */
@@ -48,6 +56,38 @@ static void parallel(job *j, job_part *run, size_t n_items) {
   ss_host_parallel(&j->s->host, (uint32_t)ss_min(j->s->host.n_threads, n_items), run_part, j);
 }
 
+/* With so many tokens for each thread, a thread takes its tokens through all steps, so that it reads what its own core has
+ * written and waits for no other. With fewer, threads share the rows of a matmul, and the weights are read once. */
+#define TOKENS_EACH 32
+
+/* Items are tokens: the work of all output rows for them. */
+static void rows_of_tokens(const job *j, const job_step *step, size_t first, size_t end, uint32_t thread) {
+  job some = *j;
+  some.first_token = first;
+  some.acts.x += first * j->acts.cols;
+  some.acts.q += first * j->acts.cols;
+  some.acts.b += first * (j->acts.cols / SS_COLS);
+  some.acts.n_tokens = (uint32_t)(end - first);
+  for (uint32_t i = 0; i < j->n_outputs; i++) some.outputs[i].y += first * ss_matrix_groups(&j->outputs[i].w) * SS_ROWS;
+  step->run(&some, 0, step->n_items, thread);
+}
+
+static void all_steps_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  for (uint32_t i = 0; i < j->n_steps; i++)
+    if (j->steps[i].n_items) rows_of_tokens(j, &j->steps[i], first, end, thread);
+    else j->steps[i].run(j, first, end, thread);
+}
+
+static void add_step(job *j, job_part *run, size_t n_items) { j->steps[j->n_steps++] = (job_step){run, n_items}; }
+
+static void run_steps(job *j) {
+  const size_t n = j->acts.n_tokens, n_threads = j->s->host.n_threads;
+  if (n_threads > 1 && n >= n_threads * TOKENS_EACH) parallel(j, all_steps_part, n);
+  else
+    for (uint32_t i = 0; i < j->n_steps; i++)
+      parallel(j, j->steps[i].run, j->steps[i].n_items ? j->steps[i].n_items : n);
+}
+
 /* ---- matmuls ---- */
 
 /* Items are two groups of 8 rows, since kernels like pairs; those of all outputs in a row. */
@@ -65,10 +105,10 @@ static void matmul_part(const job *j, size_t first, size_t end, uint32_t thread)
   }
 }
 
-static void matmul(job *j) {
+static void add_matmul(job *j) {
   size_t n_groups = 0;
   for (uint32_t i = 0; i < j->n_outputs; i++) n_groups += ss_matrix_groups(&j->outputs[i].w);
-  parallel(j, matmul_part, ss_ceil_div(n_groups, 2));
+  add_step(j, matmul_part, ss_ceil_div(n_groups, 2));
 }
 
 /* Items are tokens: x[t] = RMSNorm(input[t]), quantised. */
@@ -82,17 +122,17 @@ static void norm_part(const job *j, size_t first, size_t end, uint32_t thread) {
   }
 }
 
-/* What the matmuls of j read from now on: input[n][cols] as it is in f32, and quantised in q and b. */
-static void set_input(job *j, const float *input, const int8_t *q, const ss_act_block *b, size_t n, size_t cols) {
-  j->input = input;
-  j->acts = (ss_acts){.x = input, .q = q, .b = b, .n_tokens = (uint32_t)n, .cols = (uint32_t)cols};
+/* What the matmuls of j read: x[n][cols] in f32, and quantised in q and b. */
+static void set_input(job *j, const float *x, const int8_t *q, const ss_act_block *b, size_t n, size_t cols) {
+  j->acts = (ss_acts){.x = x, .q = q, .b = b, .n_tokens = (uint32_t)n, .cols = (uint32_t)cols};
 }
 
-static void norm_and_quantize(job *j, const float *h, size_t n, const float *gains) {
-  set_input(j, h, j->s->act_q, j->s->act_b, n, j->s->model->config.n_embd);
+/* Their input becomes the norm of h[n][n_embd]. */
+static void add_norm(job *j, const float *h, size_t n, const float *gains) {
+  set_input(j, j->s->x, j->s->act_q, j->s->act_b, n, j->s->model->config.n_embd);
+  j->input = h;
   j->norm = gains;
-  parallel(j, norm_part, n);
-  j->acts.x = j->s->x;
+  add_step(j, norm_part, 0);
 }
 
 /* ---- recovery ---- */
@@ -122,8 +162,9 @@ static void add_block(job *j, uint32_t block, uint32_t matrix) {
   j->outputs[0] = (output){ss_model_matrix(j->s->model, matrix), j->s->out};
   j->n_outputs = 1;
   j->scale = j->s->recovery ? j->s->recovery->blocks[block].scale : 1.0f;
-  matmul(j);
-  parallel(j, add_part, j->s->n);
+  add_matmul(j);
+  add_step(j, add_part, 0);
+  run_steps(j);
 }
 
 /* Items are tokens. */
@@ -232,20 +273,20 @@ static void run_attention(ss_session *s, uint32_t layer) {
   const ss_model *m = s->model;
   const ss_config *c = &m->config;
   const ss_layer *l = &m->layers[layer];
-  job j = {.s = s, .layer = l, .kv = &s->kv[layer]};
+  job j = {.s = s, .layer = l, .kv = &s->kv[layer]}, last = {.s = s};
 
-  norm_and_quantize(&j, s->h, s->n, gains_of(s, 2 * layer, l->attn_norm));
+  add_norm(&j, s->h, s->n, gains_of(s, 2 * layer, l->attn_norm));
   j.outputs[0] = (output){ss_model_matrix(m, l->q), s->q};
   j.outputs[1] = (output){ss_model_matrix(m, l->k), s->k};
   j.outputs[2] = (output){ss_model_matrix(m, l->v), s->v};
   j.n_outputs = 3;
-  matmul(&j);
-
-  parallel(&j, rope_and_store_part, s->n);
+  add_matmul(&j);
+  add_step(&j, rope_and_store_part, 0);
+  run_steps(&j);
   parallel(&j, attend_part, s->n == 1 ? c->n_heads : ss_ceil_div(s->n, SS_ATTN_TILE) * c->n_kv_heads);
 
-  set_input(&j, s->x, s->act_q, s->act_b, s->n, (size_t)c->n_heads * c->head_dim);
-  add_block(&j, 2 * layer, l->o);
+  set_input(&last, s->x, s->act_q, s->act_b, s->n, (size_t)c->n_heads * c->head_dim);
+  add_block(&last, 2 * layer, l->o);
   s->kv[layer].filled = s->length + s->n;
 }
 
@@ -259,7 +300,7 @@ static void gate_up_part(const job *j, size_t first, size_t end, uint32_t thread
   for (uint32_t i = 0; i < 2; i++)
     ss_matmul(s->kernels, j->outputs[i].y, n_ff, &j->outputs[i].w, column / SS_ROWS, (column + n) / SS_ROWS, &j->acts,
               s->panel + thread * s->panel_bytes);
-  for (size_t t = 0, at = column; t < s->n; t++, at += n_ff) {
+  for (size_t t = 0, at = j->first_token * n_ff + column; t < j->acts.n_tokens; t++, at += n_ff) {
     if (s->gate_kept) memcpy(s->gate_kept + at, s->gate + at, n * sizeof *s->gate);
     s->kernels->swiglu(s->gate + at, s->up + at, n);
     s->kernels->quantize(s->ff_q + at, s->ff_b + at / SS_COLS, s->gate + at, n);
@@ -271,10 +312,12 @@ void ss_run_gate_up(ss_session *s, uint32_t layer) {
   const ss_layer *l = &m->layers[layer];
   job j = {.s = s};
 
-  norm_and_quantize(&j, s->h, s->n, gains_of(s, 2 * layer + 1, l->ffn_norm));
+  add_norm(&j, s->h, s->n, gains_of(s, 2 * layer + 1, l->ffn_norm));
   j.outputs[0] = (output){ss_model_matrix(m, l->gate), s->gate};
   j.outputs[1] = (output){ss_model_matrix(m, l->up), s->up};
-  parallel(&j, gate_up_part, m->config.n_ff / SS_COLS);
+  j.n_outputs = 2;
+  add_step(&j, gate_up_part, m->config.n_ff / SS_COLS);
+  run_steps(&j);
 }
 
 static void run_feed_forward(ss_session *s, uint32_t layer) {
@@ -359,11 +402,13 @@ void ss_run_head(ss_session *s, uint32_t first, uint32_t row) {
   j.outputs[0] = (output){ss_model_matrix(m, m->head), s->logits + row * ss_padded(m->config.n_vocab)};
   j.n_outputs = 1;
   if (ss_packs[j.outputs[0].w.pack].is_float) {
-    norm_and_quantize(&j, h, n, output_gains(s));
-    matmul(&j);
+    add_norm(&j, h, n, output_gains(s));
+    add_matmul(&j);
+    run_steps(&j);
     return;
   }
-  set_input(&j, h, s->act_q, s->act_b, n, m->config.n_embd);
+  set_input(&j, s->x, s->act_q, s->act_b, n, m->config.n_embd);
+  j.input = h;
   j.norm = output_gains(s);
   parallel(&j, norm_twice_part, n);
   j.acts.n_tokens = 2 * n;
