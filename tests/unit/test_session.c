@@ -53,6 +53,25 @@ static void test_logits_do_not_depend_on_threads(void **state) {
   }
 }
 
+/* Threads take tokens through a block, where each has enough of them, and else rows. */
+static void test_logits_of_long_steps_do_not_depend_on_threads(void **state) {
+  (void)state;
+  int32_t many[6 * N];
+  uint64_t want = 0;
+  for (int i = 0; i < 6 * N; i++) many[i] = tokens[i % N] + i / N;
+  for (uint32_t threads = 1; threads <= 7; threads++) {
+    ss_host host = test_host;
+    host.n_threads = threads;
+    host.parallel_for = reverse_parallel;
+    ss_session *s = make(&(ss_session_options){.context = 6 * N, .chunk = 6 * N}, &host);
+    step(s, many, 6 * N, 1);
+    const uint64_t hash = ss_logits_hash(ss_session_logits(s, 0), n_vocab);
+    ss_session_free(s);
+    if (threads == 1) want = hash;
+    assert_int_equal(hash, want);
+  }
+}
+
 static void test_logits_do_not_depend_on_the_kernels(void **state) {
   (void)state;
   ss_model *fast = model;
@@ -298,6 +317,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_logits_do_not_depend_on_the_chunk),
       cmocka_unit_test(test_logits_do_not_depend_on_threads),
+      cmocka_unit_test(test_logits_of_long_steps_do_not_depend_on_threads),
       cmocka_unit_test(test_logits_do_not_depend_on_the_kernels),
       cmocka_unit_test(test_a_step_may_stop_after_every_block),
       cmocka_unit_test(test_decode_gives_what_prefill_gives),
