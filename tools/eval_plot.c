@@ -145,8 +145,9 @@ static ss_status add_row(plot *p, const result *r, const json_value *row, ss_err
   plot_series *to = plot_series_of(panel, series->text);
   for (uint32_t i = 0; i < to->n; i++)
     if (to->points[i].order == point.order)
-      return ss_fail(err, SS_E_ARGUMENT, "%s: a second row %.*s: give results of one kind", r->path,
-                     (int)name->text.len, name->text.data);
+      return point.order == 0.0 ? SS_OK /* dense: each result has it */
+                                : ss_fail(err, SS_E_ARGUMENT, "%s: a second row %.*s: give results of one kind",
+                                          r->path, (int)name->text.len, name->text.data);
   buffer label = {0};
   buffer_addf(&label, r->is_nll ? "%.*s: %.4f (%.4f, %.4f)" : "%.*s: %.3f (%.3f, %.3f)", (int)name->text.len,
               name->text.data, point.y, point.low, point.high);

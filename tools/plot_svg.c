@@ -12,6 +12,7 @@
 #define PLOT_WIDTH 396
 #define PLOT_HEIGHT 300
 #define LEGEND_TOP (PLOT_TOP + PLOT_HEIGHT + 62)
+#define LEGEND_LEFT 16
 #define LEGEND_LINE 20
 #define APART 3.0 /* pixels between series at one x, where x is a share */
 #define MARGIN 20 /* of the plot that marks may reach into */
@@ -217,7 +218,7 @@ void plot_write(buffer *b, const char *title, plot_panel *panels, uint32_t n) {
     buffer_addf(b, "</g>\n</g>\n");
   }
   for (uint32_t i = 0; i < n_names; i++) {
-    const double x = PLOT_LEFT + (i % (uint32_t)columns) * (PANEL_WIDTH / 2.0);
+    const double x = LEGEND_LEFT + (i % (uint32_t)columns) * (PANEL_WIDTH / 2.0);
     const double y = LEGEND_TOP + (i / (uint32_t)columns) * LEGEND_LINE;
     buffer_addf(b, "<path class=\"line s%u\" d=\"M%.1f,%.1fh24\"/>", i % N_LOOKS, x, y);
     put_mark(b, i, x + 12, y);

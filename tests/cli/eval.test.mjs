@@ -223,6 +223,17 @@ describe('eval', { skip }, () => {
       assert.ok(!skipstone(['eval', 'plot', at('nll.json'), '--without', 'greedy']).out.includes('greedy'));
     });
 
+    test('results of one depth each make one line', () => {
+      const results = ['0.75', '0.5'].map((depth) => {
+        const file = at(`depth-${depth}.json`);
+        json(['eval', 'nll', '-m', model, at('heldout.jsonl'), '--bank', at('bank.gguf'), '--depth', depth, '--tokens', '200', '--window', '64', '-o', file, '--json']);
+        return file;
+      });
+      const { out, err } = skipstone(['eval', 'plot', ...results]);
+      assert.equal(out.match(/<title>[^<]*bank\.gguf 0\.(75|5) routed: /g)?.length, 2, err);
+      assert.equal(out.match(/<title>[^<]*dense: /g)?.length, 1);
+    });
+
     test('what cannot be drawn is named', () => {
       fails(['eval', 'plot'], 2, /no results/);
       fails(['eval', 'plot', at('none.json')], 1, /none\.json: No such file/);
