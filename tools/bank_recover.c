@@ -30,13 +30,14 @@ typedef struct recover_args {
   uint32_t steps, global_steps, tokens_per_step, held_tokens, window, memory_mb;
   float chat_share, rate, ridge;
   uint64_t seed;
-  bool resume, json;
+  bool go_on, resume, json;
 } recover_args;
 
 static parse_result parse(recover_args *a, int argc, char **argv) {
   const option options[] = {
       MODEL_OPTION(a->engine),
-      {.name = "bank", .text = &a->bank, .argument = "BANK", .help = "the masks; it may have recovery, which goes"},
+      {.name = "bank", .text = &a->bank, .argument = "BANK", .help = "the masks"},
+      {.name = "continue", .flag = &a->go_on, .help = "masks that have recovery in the bank start from that"},
       {.name = "corpus",
        .list = &a->corpus,
        .argument = "FILE",
@@ -53,7 +54,7 @@ static parse_result parse(recover_args *a, int argc, char **argv) {
       {.name = "levels",
        .text = &a->levels,
        .argument = "LIST",
-       .help = "of the bank, those to fit (default: all); other masks\nkeep none"},
+       .help = "of the bank, those to fit (default: all); other masks\nkeep what they have"},
       {.name = "steps",
        .u32 = &a->steps,
        .argument = "N",
@@ -139,7 +140,8 @@ static parse_result parse(recover_args *a, int argc, char **argv) {
 
 typedef struct job { /* of one mask */
   uint32_t level, cluster; /* cluster n_clusters: the global mask */
-  const struct job *start; /* whose result this one starts from; NULL: none */
+  const ss_recovery *own;  /* the bank's, with --continue; NULL: none */
+  const struct job *start; /* whose result this one starts from otherwise; NULL: none */
   ss_mask mask;
   ss_recovery *recovery; /* NULL: none, or not fitted yet */
   ss_recover_report report;
@@ -331,7 +333,10 @@ static ss_status fit_mask(recovering *r, job *b, const char *folder, ss_error *e
   buffer_addf(&path, "%s/mask-%u-%u.state", folder, b->level, b->cluster);
   ss_status status = draw_windows(r, b->cluster, &train, &held, err);
   const ss_windows faces[] = {window_set_face(&train), window_set_face(&held)};
-  const ss_recover_data data = {r->engine.model, &b->mask, &faces[0], &faces[1], b->start ? b->start->recovery : NULL};
+  const ss_recover_data data = {r->engine.model, &b->mask, &faces[0], &faces[1],
+                                b->own     ? b->own
+                                : b->start ? b->start->recovery
+                                           : NULL};
   ss_recover_options options = r->options;
   options.steps = steps_of(r, b->cluster);
   if (status == SS_OK) status = ss_recover_create(&fit, &data, &options, r->engine.host, err);
@@ -373,7 +378,7 @@ static char *text_copy(ss_text text) {
   return copy;
 }
 
-/* The bank's training text, a JSON object, and what was done here as its entry "recovery". */
+/* The bank's training text, a JSON object, and what was done here as its entry "recovery", or "recovery_2" and so on. */
 static char *training_text(const recovering *r) {
   const ss_text before = r->router.info.training;
   char *text = NULL;
@@ -381,11 +386,16 @@ static char *training_text(const recovering *r) {
   FILE *out = open_memstream(&text, &len);
   if (!out) return NULL;
   const bool goes_on = before.len > 2 && before.data[0] == '{' && before.data[before.len - 1] == '}';
-  if (goes_on) fprintf(out, "%.*s,\"recovery\":", (int)(before.len - 1), before.data);
-  else fprintf(out, "{\"recovery\":");
+  char *earlier = text_copy(before), key[32] = "recovery";
+  for (uint32_t n = 2; earlier && strstr(earlier, key); n++) ss_format(key, sizeof key, "recovery_%u", n);
+  free(earlier);
+  if (goes_on) fprintf(out, "%.*s,\"%s\":", (int)(before.len - 1), before.data, key);
+  else fprintf(out, "{\"%s\":", key);
   json j = {.out = out};
   const ss_recover_options *o = &r->options;
   json_open(&j, NULL, '{');
+  if (r->args->levels) json_string(&j, "levels", r->args->levels);
+  json_bool(&j, "continued", r->args->go_on);
   json_uint(&j, "parts", o->parts);
   json_uint(&j, "steps", r->args->steps);
   json_uint(&j, "global_steps", r->args->global_steps);
@@ -414,9 +424,9 @@ static ss_status write_bank(const recovering *r, ss_error *err) {
   char *training = training_text(r);
   ss_status status = training ? SS_OK : ss_fail(err, SS_E_MEMORY, "no memory for the bank's texts");
   for (uint32_t k = 0; k < n_masks; k++) {
-    recoveries[k] = NULL;
-    if (status == SS_OK)
-      status = ss_bank_mask(r->router.bank, k % each, 1 - (double)i->levels[k / each], &masks[k], err);
+    const double depth = 1 - (double)i->levels[k / each];
+    recoveries[k] = ss_bank_recovery(r->router.bank, k % each, depth);
+    if (status == SS_OK) status = ss_bank_mask(r->router.bank, k % each, depth, &masks[k], err);
   }
   for (uint32_t k = 0; k < r->n_jobs; k++)
     recoveries[r->jobs[k].level * each + r->jobs[k].cluster] = r->jobs[k].recovery;
@@ -503,7 +513,9 @@ static ss_status make_jobs(recovering *r, const double *levels, uint32_t n_level
     for (uint32_t c = 0; wanted && c <= i->n_clusters; c++) {
       job *b = &r->jobs[r->n_jobs++];
       *b = (job){.level = level, .cluster = c ? c - 1 : i->n_clusters, .start = c ? global : before};
-      const ss_status status = ss_bank_mask(r->router.bank, b->cluster, 1 - (double)i->levels[level], &b->mask, err);
+      const double depth = 1 - (double)i->levels[level];
+      if (r->args->go_on) b->own = ss_bank_recovery(r->router.bank, b->cluster, depth);
+      const ss_status status = ss_bank_mask(r->router.bank, b->cluster, depth, &b->mask, err);
       if (status != SS_OK) return status;
     }
     if (wanted) previous = global;

@@ -152,6 +152,21 @@ describe('bank recover', { skip }, () => {
     for (const m of closed.masks) assert.ok(m.step === 0 && m.gains_bytes === 0 && m.scales_bytes === 0 && m.final.kl <= m.none.kl);
   });
 
+  test('goes on from the recovery that a bank has, and leaves other levels as they are', () => {
+    const from = (/** @type {string[]} */ ...more) => recover('more.gguf', '--bank', at('recovered.gguf'), '--levels', '0.5', '--steps', '5', '--json', '--seed', '1', ...more);
+    const more = json(from('--continue'));
+    for (const m of more.masks) assert.ok(m.closed_form.kl < m.none.kl && m.final.kl <= m.closed_form.kl);
+    const [before, after] = ['recovered.gguf', 'more.gguf'].map((name) => json(['inspect', at(name), '--json']));
+    const { recovery, recovery_2: second } = JSON.parse(after.training);
+    assert.deepEqual([recovery.continued, second.continued, second.levels, second.steps], [false, true, '0.5', 5]);
+    for (const [c, cluster] of before.clusters.entries()) assert.deepEqual(after.clusters[c].masks[0], cluster.masks[0]);
+    const losses = (/** @type {string} */ bank) => json(['eval', 'nll', '-m', model, at('train.jsonl'), '--bank', `bank=${at(bank)}`, '--depth', '0.75', '--json'])
+      .rows.map((/** @type {any} */ row) => row.nll.mean);
+    assert.deepEqual(losses('more.gguf'), losses('recovered.gguf'), 'the numbers of the other level are the same');
+    const again = json(from()).masks;
+    for (const [i, m] of more.masks.entries()) assert.ok(m.closed_form.kl < again[i].closed_form.kl, 'the start is better than the closed form alone');
+  });
+
   test('what is wrong is said', () => {
     fails(recover('x.gguf', '--parts', 'gains,biases'), 2, /--parts gains,biases: want some of/);
     fails(recover('x.gguf', '--levels', '0.3'), 1, /--levels 0\.3: the bank has 0 of these/);
