@@ -41,12 +41,17 @@ SS_INLINE void gemv(ss_pack pack, float *y, const void *w, size_t n_groups, size
   in_runs(pack, 1, y, 0, w, n_groups, n_blocks, q, a);
 }
 
-/* One group for all tokens. */
+/* One group for all tokens. Meanwhile the next one comes from memory, a share with each tile. */
 SS_INLINE void tiles(ss_pack pack, ss_source from, float *y, size_t y_stride, const uint8_t *group,
                      const uint8_t *panel, size_t n_blocks, const int8_t *q, const ss_act_block *a, size_t n_tokens) {
-  const size_t cols = n_blocks * SS_COLS;
-  for (; n_tokens >= TILE; n_tokens -= TILE, y += TILE * y_stride, q += TILE * cols, a += TILE * n_blocks)
+  const size_t cols = n_blocks * SS_COLS, group_bytes = n_blocks * ss_blocks[pack].bytes;
+  const size_t share = ss_ceil_div(group_bytes, ss_max(1, n_tokens / TILE));
+  const uint8_t *next = group + group_bytes;
+  for (; n_tokens >= TILE; n_tokens -= TILE, y += TILE * y_stride, q += TILE * cols, a += TILE * n_blocks) {
+    if (from == SS_PANEL) ss_prefetch(next, share);
+    next += share;
     tile(pack, TILE, from, y, y_stride, group, panel, n_blocks, q, a);
+  }
   if (n_tokens == 3) tile(pack, 3, from, y, y_stride, group, panel, n_blocks, q, a);
   else if (n_tokens == 2) tile(pack, 2, from, y, y_stride, group, panel, n_blocks, q, a);
   else if (n_tokens == 1) tile(pack, 1, from, y, y_stride, group, panel, n_blocks, q, a);

@@ -292,18 +292,29 @@ static void run_attention(ss_session *s, uint32_t layer) {
 
 /* ---- feed-forward ---- */
 
-/* Items are 32 columns of the feed-forward block's inside: gate = silu(gate) * up, quantised. The thread that made the
- * columns goes on with them, so they stay in its core's cache. */
+/* Items are 32 columns of the feed-forward block's inside: silu(gate) * up, quantised. The thread that made the columns
+ * goes on with them, as many at a time as its cache holds. */
 static void gate_up_part(const job *j, size_t first, size_t end, uint32_t thread) {
   const ss_session *s = j->s;
-  const size_t n_ff = s->model->config.n_ff, column = first * SS_COLS, n = (end - first) * SS_COLS;
-  for (uint32_t i = 0; i < 2; i++)
-    ss_matmul(s->kernels, j->outputs[i].y, n_ff, &j->outputs[i].w, column / SS_ROWS, (column + n) / SS_ROWS, &j->acts,
-              s->panel + thread * s->panel_bytes);
-  for (size_t t = 0, at = j->first_token * n_ff + column; t < j->acts.n_tokens; t++, at += n_ff) {
-    if (s->gate_kept) memcpy(s->gate_kept + at, s->gate + at, n * sizeof *s->gate);
-    s->kernels->swiglu(s->gate + at, s->up + at, n);
-    s->kernels->quantize(s->ff_q + at, s->ff_b + at / SS_COLS, s->gate + at, n);
+  const size_t n_ff = s->model->config.n_ff, n_tokens = j->acts.n_tokens;
+  const size_t at_once = s->inside_each / (2 * SS_COLS * n_tokens);
+  float *gate = s->inside + thread * s->inside_each;
+  for (size_t last; first < end; first = last) {
+    last = ss_min(first + at_once, end);
+    const size_t column = first * SS_COLS, n = (last - first) * SS_COLS;
+    float *up = gate + n_tokens * n;
+    for (uint32_t i = 0; i < 2; i++)
+      ss_matmul(s->kernels, (i ? up : gate) - column, n, &j->outputs[i].w, column / SS_ROWS, (column + n) / SS_ROWS,
+                &j->acts, s->panel + thread * s->panel_bytes);
+    for (size_t t = 0, at = j->first_token * n_ff + column; s->gate_kept && t < n_tokens; t++, at += n_ff) {
+      memcpy(s->gate_kept + at, gate + t * n, n * sizeof *gate);
+      memcpy(s->up_kept + at, up + t * n, n * sizeof *up);
+    }
+    s->kernels->swiglu(gate, up, n_tokens * n);
+    for (size_t t = 0, at = j->first_token * n_ff + column; t < n_tokens; t++, at += n_ff) {
+      s->kernels->quantize(s->ff_q + at, s->ff_b + at / SS_COLS, gate + t * n, n);
+      if (s->ff_x) memcpy(s->ff_x + at, gate + t * n, n * sizeof *gate);
+    }
   }
 }
 
@@ -313,9 +324,8 @@ void ss_run_gate_up(ss_session *s, uint32_t layer) {
   job j = {.s = s};
 
   add_norm(&j, s->h, s->n, gains_of(s, 2 * layer + 1, l->ffn_norm));
-  j.outputs[0] = (output){ss_model_matrix(m, l->gate), s->gate};
-  j.outputs[1] = (output){ss_model_matrix(m, l->up), s->up};
-  j.n_outputs = 2;
+  j.outputs[0].w = ss_model_matrix(m, l->gate);
+  j.outputs[1].w = ss_model_matrix(m, l->up);
   add_step(&j, gate_up_part, m->config.n_ff / SS_COLS);
   run_steps(&j);
 }
@@ -323,7 +333,7 @@ void ss_run_gate_up(ss_session *s, uint32_t layer) {
 static void run_feed_forward(ss_session *s, uint32_t layer) {
   job j = {.s = s};
   ss_run_gate_up(s, layer);
-  set_input(&j, s->gate, s->ff_q, s->ff_b, s->n, s->model->config.n_ff);
+  set_input(&j, s->ff_x, s->ff_q, s->ff_b, s->n, s->model->config.n_ff);
   add_block(&j, 2 * layer + 1, s->model->layers[layer].down);
 }
 
@@ -334,16 +344,21 @@ void ss_run_block(ss_session *s, uint32_t block) {
 
 /* ---- the two ends ---- */
 
-/* cos and sin of position * theta^(-2i / n_rot), in double up to the last rounding. */
-static void rope_table(ss_session *s) {
+/* Items are tokens: their rows of the embedding, and cos and sin of position * theta^(-2i / n_rot), in double up to the
+ * last rounding. */
+static void embed_part(const job *j, size_t first, size_t end, uint32_t thread) {
+  (void)thread;
+  const ss_session *s = j->s;
   const ss_model *m = s->model;
   const ss_config *c = &m->config;
+  const ss_matrix w = ss_model_matrix(m, m->embedding);
   const uint32_t half = c->n_rot / 2;
   const float *factors = m->rope_factors < 0 ? NULL : ss_model_vector(m, (uint32_t)m->rope_factors);
+  for (size_t t = first; t < end; t++) ss_matrix_row(s->h + t * w.cols, &w, (uint32_t)s->tokens[s->n_done + t]);
   for (uint32_t i = 0; i < half; i++) {
     double frequency = ss_pow(c->rope_theta, -2.0 * i / c->n_rot) * c->rope_scale;
     if (factors) frequency /= factors[i];
-    for (uint32_t t = 0; t < s->n; t++) {
+    for (size_t t = first; t < end; t++) {
       double sine, cosine;
       ss_sincos((double)(s->length + t) * frequency, &sine, &cosine);
       s->cosine[t * half + i] = (float)cosine;
@@ -353,9 +368,8 @@ static void rope_table(ss_session *s) {
 }
 
 void ss_run_embedding(ss_session *s) {
-  const ss_matrix w = ss_model_matrix(s->model, s->model->embedding);
-  for (uint32_t t = 0; t < s->n; t++) ss_matrix_row(s->h + (size_t)t * w.cols, &w, (uint32_t)s->tokens[s->n_done + t]);
-  rope_table(s);
+  job j = {.s = s};
+  parallel(&j, embed_part, s->n);
 }
 
 /* Items are tokens: x[t] = RMSNorm(input[t]), quantised to 8 bits in row 2t, and what that leaves over in row 2t + 1. */

@@ -3,6 +3,15 @@
 
 /* ---- sizes ---- */
 
+#define INSIDE_FLOATS ((size_t)32 << 10) /* of gate and up: half of a small core's second cache */
+#define CHUNK 128 /* tokens of a prefill step, for each of up to 4 threads: weights are unpacked once for so many */
+
+static bool has_float_down(const ss_model *m) {
+  for (uint32_t l = 0; l < m->config.n_layers; l++)
+    if (ss_packs[ss_model_matrix(m, m->layers[l].down).pack].is_float) return true;
+  return false;
+}
+
 /* Lays out everything that a session owns, itself first. With arena->base NULL it only counts, and *s is scratch. */
 static void lay_out(ss_arena *arena, ss_session *s, const ss_model *m, const ss_session_options *o,
                     uint32_t n_threads) {
@@ -27,22 +36,23 @@ static void lay_out(ss_arena *arena, ss_session *s, const ss_model *m, const ss_
   }
   s->h = ss_carve(arena, T * c->n_embd, sizeof *s->h);
   s->x = ss_carve(arena, T * input, sizeof *s->x);
-  s->q = ss_carve(arena, T * q_cols, sizeof *s->q);
+  s->q = ss_carve(arena, T * input, sizeof *s->q);
+  s->out = s->q; /* written when q has been read; the same core has the same tokens of both */
   s->k = ss_carve(arena, T * kv_cols, sizeof *s->k);
   s->v = ss_carve(arena, T * kv_cols, sizeof *s->v);
-  s->gate = ss_carve(arena, T * c->n_ff, sizeof *s->gate);
-  s->up = ss_carve(arena, T * ss_max(c->n_ff, c->n_embd), sizeof *s->up);
-  s->out = s->up; /* written when up has been read */
   s->act_q = ss_carve(arena, T * acts, sizeof *s->act_q);
   s->act_b = ss_carve(arena, T * (acts / SS_COLS), sizeof *s->act_b);
   s->ff_q = ss_carve(arena, T * c->n_ff, sizeof *s->ff_q);
   s->ff_b = ss_carve(arena, T * (c->n_ff / SS_COLS), sizeof *s->ff_b);
+  s->ff_x = has_float_down(m) ? ss_carve(arena, T * c->n_ff, sizeof *s->ff_x) : NULL;
   s->query_q = ss_carve(arena, T * q_cols, sizeof *s->query_q);
   s->query_b = ss_carve(arena, T * (q_cols / SS_COLS), sizeof *s->query_b);
   s->cosine = ss_carve(arena, T * (c->n_rot / 2), sizeof *s->cosine);
   s->sine = ss_carve(arena, T * (c->n_rot / 2), sizeof *s->sine);
   s->logits = ss_carve(arena, o->max_logits * ss_padded(c->n_vocab), sizeof *s->logits);
   s->panel = ss_carve(arena, n_threads, panel_bytes);
+  s->inside_each = ss_max(INSIDE_FLOATS, 2 * T * SS_COLS);
+  s->inside = ss_carve(arena, n_threads * s->inside_each, sizeof *s->inside);
   s->scores = ss_carve(arena, n_threads * scores_each, sizeof *s->scores);
   s->head_y_each = 2 * T * SS_HEAD_ROWS;
   s->head_y = ss_carve(arena, n_threads * s->head_y_each, sizeof *s->head_y);
@@ -77,8 +87,8 @@ static ss_status check_recovery(const ss_model *m, const ss_recovery *r, ss_erro
 }
 
 /* The options with defaults filled in; *masks holds the masks they point to. */
-static ss_status complete_options(const ss_model *m, const ss_session_options *given, ss_session_options *o,
-                                  ss_mask masks[2], ss_error *err) {
+static ss_status complete_options(const ss_model *m, const ss_session_options *given, uint32_t n_threads,
+                                  ss_session_options *o, ss_mask masks[2], ss_error *err) {
   const ss_config *c = &m->config;
   if (!ss_model_header_done(m)) return ss_fail(err, SS_E_STATE, "the model's header has not been fed yet");
   if (c->pooling != SS_POOL_NONE)
@@ -91,7 +101,7 @@ static ss_status complete_options(const ss_model *m, const ss_session_options *g
                    o->context, c->context_train);
   if (o->context > (1u << 24))
     return ss_fail(err, SS_E_ARGUMENT, "context %u is more than %u tokens", o->context, 1u << 24);
-  if (!o->chunk) o->chunk = 128;
+  if (!o->chunk) o->chunk = CHUNK * (uint32_t)ss_min(n_threads, 4);
   o->chunk = (uint32_t)ss_min(o->chunk, o->context);
   if (!o->max_logits) o->max_logits = 1;
   if (o->max_logits > o->context)
@@ -108,7 +118,7 @@ static ss_status complete_options(const ss_model *m, const ss_session_options *g
 size_t ss_session_bytes(const ss_model *m, const ss_session_options *options) {
   ss_session_options o;
   ss_mask masks[2];
-  if (complete_options(m, options, &o, masks, NULL)) return 0;
+  if (complete_options(m, options, m->host.n_threads, &o, masks, NULL)) return 0;
   const size_t bytes = bytes_of(m, &o, m->host.n_threads);
   return bytes == SIZE_MAX ? 0 : bytes;
 }
@@ -116,7 +126,7 @@ size_t ss_session_bytes(const ss_model *m, const ss_session_options *options) {
 size_t ss_session_kv_bytes(const ss_model *m, const ss_session_options *options) {
   ss_session_options o;
   ss_mask masks[2];
-  if (complete_options(m, options, &o, masks, NULL)) return 0;
+  if (complete_options(m, options, m->host.n_threads, &o, masks, NULL)) return 0;
   const size_t with = bytes_of(m, &o, 1);
   memset(&masks[1], 0, sizeof masks[1]);
   return with == SIZE_MAX ? 0 : with - bytes_of(m, &o, 1);
@@ -129,10 +139,10 @@ ss_status ss_session_create(ss_session **out, const ss_model *m, const ss_sessio
   *out = NULL;
   ss_session_options o;
   ss_mask masks[2];
-  const ss_status status = complete_options(m, options, &o, masks, err);
-  if (status) return status;
   if (host->n_threads < 1 || host->n_threads > SS_MAX_THREADS)
     return ss_fail(err, SS_E_ARGUMENT, "%u threads, want 1 to %u", host->n_threads, SS_MAX_THREADS);
+  const ss_status status = complete_options(m, options, host->n_threads, &o, masks, err);
+  if (status) return status;
   const size_t bytes = bytes_of(m, &o, host->n_threads);
   if (bytes == SIZE_MAX)
     return ss_fail(err, SS_E_MEMORY, "a session of %u tokens does not fit this machine's memory", o.context);

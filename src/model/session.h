@@ -40,13 +40,13 @@ struct ss_session {
   float *h; /* [T][n_embd] the residual stream */
   float *x; /* [T][max(n_embd, n_heads * head_dim)] a matmul's input */
   float *q, *k, *v; /* [T][n_heads * head_dim], [T][n_kv_heads * head_dim] x 2 */
-  float *gate, *up; /* [T][n_ff] */
-  float *gate_kept; /* [T][n_ff] where training keeps the gate before SwiGLU; NULL: nowhere */
-  float *out; /* [T][n_embd] a block's output, in the session's own `up` */
+  float *gate_kept, *up_kept; /* [T][n_ff] where training keeps what SwiGLU reads; NULL: nowhere */
+  float *out; /* [T][n_embd] a block's output, in the session's own `q` */
   int8_t *act_q; /* [T][max(n_embd, n_heads * head_dim)] quantised input, twice for the head */
   ss_act_block *act_b; /* [T][as many / 32] */
   int8_t *ff_q; /* [T][n_ff] quantised input of the feed-forward block's last matmul */
   ss_act_block *ff_b; /* [T][n_ff / 32] */
+  float *ff_x; /* [T][n_ff] the same in f32, for float weights; NULL: there are none */
   int8_t *query_q; /* [n_kv_heads][T * group][head_dim] quantised queries, group = n_heads / n_kv_heads */
   ss_act_block *query_b;
   float *cosine, *sine; /* [T][n_rot / 2] */
@@ -55,6 +55,8 @@ struct ss_session {
   /* scratch of each thread */
   uint8_t *panel; /* [n_threads][panel_bytes] */
   size_t panel_bytes;
+  float *inside; /* [n_threads][inside_each]: gate and up, some columns at a time */
+  size_t inside_each; /* floats of one thread */
   float *scores; /* [n_threads][SS_ATTN_TILE * group][context rounded up to 8] */
   size_t scores_each; /* floats of one thread */
   float *head_y; /* [n_threads][head_y_each]: 2 * T x SS_HEAD_ROWS, or fewer tokens x more rows */

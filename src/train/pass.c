@@ -197,7 +197,7 @@ ss_status ss_pass_create(ss_pass **out, const ss_model *m, const ss_pass_options
   p->host = *host;
   p->session = session;
   p->gemm = ss_gemm_at(0);
-  p->own = (inside){session->q, session->k, session->v, session->x, session->gate, session->up};
+  p->own = (inside){session->q, session->k, session->v, session->x, NULL, NULL};
   p->session_h = session->h;
   p->session_logits = session->logits;
   *out = p;
@@ -374,12 +374,12 @@ static void embed(ss_pass *p, const ss_batch *b, float *h) {
 /* Makes the session compute the rows' inside from `row` on where it is kept. */
 static void bind(ss_pass *p, uint32_t block, const inside *in, size_t row) {
   ss_session *s = p->session;
-  s->q = p->own.q, s->k = p->own.k, s->v = p->own.v, s->x = p->own.x, s->up = p->own.up;
-  s->gate_kept = NULL;
+  s->q = p->own.q, s->k = p->own.k, s->v = p->own.v, s->x = p->own.x;
+  s->gate_kept = s->up_kept = NULL;
   if (!in) return;
   if (block % 2) {
     s->gate_kept = in->gate + row * p->n_ff;
-    s->up = in->up + row * p->n_ff;
+    s->up_kept = in->up + row * p->n_ff;
     return;
   }
   s->q = in->q + row * p->q_cols;
