@@ -13,7 +13,7 @@ import { describe, native, requireNative } from './bench/native.mjs';
 import { nodeHasRelaxed, nodeSide, nodeVersion } from './bench/node.mjs';
 import { HELP, readOptions } from './bench/options.mjs';
 import { llamaSide, wllamaFolders, wllamaSide } from './bench/peers.mjs';
-import { SECTIONS } from './bench/sections.mjs';
+import { SECTIONS, spreadOf } from './bench/sections.mjs';
 import { writeWhole } from './setup/steps.mjs';
 
 /** @typedef {ReturnType<typeof readOptions>} Options @typedef {import('./bench/sections.mjs').Setup} Setup */
@@ -88,12 +88,7 @@ async function measure(name, setup) {
 }
 
 /** @type {(results: Map<string, any[]>) => import('./bench/sections.mjs').Collect} */
-const collector = (results) => (key, pick) => {
-  const values = (results.get(key) ?? []).map(pick).sort((a, b) => a - b);
-  const middle = values.length >> 1;
-  const median = values.length % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-  return { median, min: values[0], max: values[values.length - 1], n: values.length };
-};
+const collector = (results) => (key, pick) => spreadOf((results.get(key) ?? []).map(pick));
 
 /** What was measured with. @param {Setup} setup */
 async function versions({ ours, peers, chromium }) {

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { met, wanted } from '../../tools/bench/bars.mjs';
-import { SECTIONS } from '../../tools/bench/sections.mjs';
+import { SECTIONS, spreadOf } from '../../tools/bench/sections.mjs';
 import { kernelTable, table } from '../../tools/bench/table.mjs';
 import { NATIVE, folder, noModules } from './helpers.js';
 
@@ -75,7 +75,7 @@ describe('bars', () => {
     assert.equal(wanted({ most: 0.7 }), 'at most 0.7');
   });
 
-  /** @param {Record<string, [number, number]>} speeds prefill and decode by "side|model|threads" */
+  /** @param {Record<string, [number, number][]>} speeds prefill and decode of each round by "side|model|threads" */
   function compare(speeds) {
     const sides = [...new Set(Object.keys(speeds).map((key) => key.split('|')[0]))].map((name) => ({ name }));
     const quantisations = ['Q4_1', 'Q4_0'];
@@ -85,23 +85,22 @@ describe('bars', () => {
       ours: sides,
       peers: [],
     });
-    /** @param {string} key @param {(result: any) => number} pick */
-    const collect = (key, pick) => {
-      const [prefill_tps, decode_tps] = speeds[key] ?? [NaN, NaN];
-      const median = pick({ prefill_tps, decode_tps });
-      return { median, min: median, max: median, n: 1 };
-    };
-    const { comparisons } = SECTIONS.speed.data(setup, collect, new Map());
-    return comparisons.filter((/** @type {any} */ row) => !Number.isNaN(row.prefill.value));
+    const results = new Map(
+      Object.entries(speeds).map(([key, rounds]) => [
+        key,
+        rounds.map(([prefill_tps, decode_tps]) => ({ prefill_tps, decode_tps })),
+      ]),
+    );
+    return SECTIONS.speed.data(setup, () => spreadOf([1]), results).comparisons;
   }
 
   test('speeds are compared with the same file and as many threads, against the bars of that file', () => {
     const rows = compare({
-      'native|0|1': [260, 70],
-      'llama.cpp|0|1': [100, 50],
-      'native|1|1': [150, 60],
-      'llama.cpp|1|1': [100, 50],
-      'chromium|1|1': [70, 50],
+      'native|0|1': [[260, 70]],
+      'llama.cpp|0|1': [[100, 50]],
+      'native|1|1': [[150, 60]],
+      'llama.cpp|1|1': [[100, 50]],
+      'chromium|1|1': [[70, 50]],
     });
     const short = rows.map((/** @type {any} */ { what, quantisation, threads, prefill, decode }) => [
       what,
@@ -119,12 +118,20 @@ describe('bars', () => {
     ]);
   });
 
+  test('a ratio is the median of the rounds, each by itself', () => {
+    const [row] = compare({
+      'native|0|1': [[300, 90], [200, 60], [100, 30]],
+      'llama.cpp|0|1': [[100, 30], [100, 20], [25, 10]],
+    });
+    assert.deepEqual([row.prefill.value, row.prefill.min, row.prefill.max, row.decode.value], [3, 2, 4, 3]);
+  });
+
   test('two threads are compared with one of the same side', () => {
     const [row, ...more] = compare({
-      'native|0|1': [100, 50],
-      'native|0|2': [190, 75],
-      'node simd128|0|1': [1, 1],
-      'node simd128|0|2': [1, 1],
+      'native|0|1': [[100, 50]],
+      'native|0|2': [[190, 75]],
+      'node simd128|0|1': [[1, 1]],
+      'node simd128|0|2': [[1, 1]],
     });
     assert.deepEqual(
       [row.what, row.threads, row.prefill.value, row.prefill.met, row.decode.met],

@@ -9,7 +9,7 @@
  * @typedef {'yes' | 'no' | 'the bar, not the aim' | '-'} Met
  */
 
-/** Speeds against a peer with as many threads: ratios of the medians. */
+/** Speeds against a peer with as many threads. */
 export const AGAINST_PEERS = [
   { ours: 'native', theirs: 'llama.cpp', quantisation: 'Q4_1', prefill: { least: 2.5 }, decode: { least: 1.6 } },
   {

@@ -127,41 +127,48 @@ const barTimes = (value) => `${value}x`;
 /** The first cells of a row. @param {any} row */
 const nameOf = ({ side, quantisation, threads }) => [side, quantisation, threads];
 
+/** @param {number[]} values @returns {Spread} */
+export function spreadOf(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const median = sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+  return { median, min: sorted[0], max: sorted[sorted.length - 1], n: sorted.length };
+}
+
 /* ---- speed ---- */
 
-/** @param {any[]} rows @param {string} side @param {Model} model @param {number} threads */
-const find = (rows, side, model, threads) =>
-  rows.find((row) => row.side === side && row.model === model.index && row.threads === threads);
-
 /**
- * @param {any} ours
- * @param {any} theirs
+ * The rounds' ratios: a machine whose speed drifts is as fast for both.
+ * @param {import('./tasks.js').Speed[]} ours of each round
+ * @param {import('./tasks.js').Speed[]} theirs
  * @param {{prefill: import('./bars.mjs').Bar, decode: import('./bars.mjs').Bar}} bars
  */
 const ratios = (ours, theirs, bars) =>
   Object.fromEntries(
     /** @type {const} */ (['prefill', 'decode']).map((part) => {
-      const value = ours[part].median / theirs[part].median;
-      return [part, { value, wanted: wanted(bars[part], barTimes), met: met(value, bars[part]) }];
+      const { median: value, min, max } = spreadOf(ours.map((own, i) => own[`${part}_tps`] / theirs[i][`${part}_tps`]));
+      return [part, { value, min, max, wanted: wanted(bars[part], barTimes), met: met(value, bars[part]) }];
     }),
   );
 
-/** Of speeds, what they are against each other. @param {Setup} setup @param {any[]} rows */
-function comparisons({ models, threads }, rows) {
+/** Of speeds, what they are against each other. @param {Setup} setup @param {Map<string, any[]>} results */
+function comparisons({ models, threads }, results) {
+  /** @param {string} side @param {Model} model @param {number} n */
+  const find = (side, model, n) => results.get(keyOf(side, { model, threads: n }));
   const found = [];
   for (const model of models) {
     const { quantisation } = model;
     for (const bar of AGAINST_PEERS) {
       if (bar.quantisation && bar.quantisation !== quantisation) continue;
       for (const n of threads) {
-        const [ours, theirs] = [bar.ours, bar.theirs].map((side) => find(rows, side, model, n));
+        const [ours, theirs] = [bar.ours, bar.theirs].map((side) => find(side, model, n));
         if (!ours || !theirs) continue;
         const what = `${bar.ours} / ${bar.theirs}`;
         found.push({ what, quantisation, threads: `${n}`, ...ratios(ours, theirs, bar) });
       }
     }
     for (const side of ['native', 'node relaxed', 'chromium']) {
-      const [one, two] = [1, 2].map((n) => find(rows, side, model, n));
+      const [one, two] = [1, 2].map((n) => find(side, model, n));
       if (!one || !two) continue;
       found.push({ what: `${side}, 2 threads / 1`, quantisation, threads: '2 / 1', ...ratios(two, one, SCALING) });
     }
@@ -172,14 +179,14 @@ function comparisons({ models, threads }, rows) {
 /** @type {Section} */
 const speed = {
   title: 'Speed, dense',
-  note: 'Each ratio is that of the medians of two sides with the same file and as many threads.',
+  note: 'Each ratio is that of two sides in one round, with the same file and as many threads: the median of the rounds.',
   turns: (setup) => turnsOf(setup, [...setup.ours, ...setup.peers], 1, (side, where) => side.speed(where, setup.sizes)),
-  data(setup, collect) {
+  data(setup, collect, results) {
     const rows = rowsOf(setup, [...setup.ours, ...setup.peers], (key) => ({
       prefill: collect(key, (result) => result.prefill_tps),
       decode: collect(key, (result) => result.decode_tps),
     }));
-    return { rows, comparisons: comparisons(setup, rows) };
+    return { rows, comparisons: comparisons(setup, results) };
   },
   print({ settings, rows, comparisons: found }) {
     const { prefill, decode, behind } = settings.sizes;
