@@ -46,7 +46,7 @@ export async function canRun({ source: places, access, module, contextSize, skip
     engine.openTokenizer();
     const { layers, blocks, contextTrained, packedBytes } = engine.modelInfo();
     const costs = Array.from({ length: blocks }, (_, block) => engine.blockCost(block));
-    const chunk = chunkTokens(costs);
+    const chunk = chunkTokens(costs, engine.module.threads);
     const before = engine.memory();
     const mask = engine.parseMask(skip, layers);
     const skippedBytes = costs.reduce((sum, cost, block) => sum + (mask.runs(block) ? 0 : cost.packedBytes), 0);

@@ -131,7 +131,7 @@ class Loading {
       await weights.makeRoom();
     }
     const special = engine.openTokenizer();
-    const chunk = chunkTokens(costs);
+    const chunk = chunkTokens(costs, engine.module.threads);
     const runner = new Runner(engine, { layers, costs, contextSize, chunk, skip, bank: fits, depth, maxSessions, weights });
     const mask = runner.parse();
     runner.open(mask);
@@ -252,7 +252,7 @@ class Loading {
     const file = bank.from;
     this.#onProgress({ phase: 'warm-up', file, loaded: 0, total: 1 });
     const present = costs.map((_, block) => !byNeed || block < SELF_BLOCKS);
-    const speed = measure(engine, layers, costs, chunkTokens(costs), present);
+    const speed = measure(engine, layers, costs, chunkTokens(costs, engine.module.threads), present);
     const wanted = depth === 'auto' ? READING_SPEED : depth.decodeTokensPerSecond;
     const chosen = depthFor(speed, sumOf(costs, 'macs'), bank.levels, wanted);
     this.#onProgress({ phase: 'warm-up', file, loaded: 1, total: 1 });
@@ -302,13 +302,14 @@ function about(engine, name, call) {
 }
 
 /**
- * Tokens per prefill step: as many as keep the largest block short, since an abort waits for the end of a block.
- * Results do not depend on it.
+ * Tokens per prefill step: as many as keep the largest block short, since an abort waits for the end of a block, and for each
+ * of up to 4 threads, since each unpacks the weights for its own. Results do not depend on it.
  * @param {import('./engine.js').BlockCost[]} costs
+ * @param {number} threads
  */
-export function chunkTokens(costs) {
+export function chunkTokens(costs, threads) {
   const tokens = 0.5e9 / Math.max(...costs.map(({ macs }) => macs));
-  return Math.min(128, Math.max(32, Math.floor(tokens / 8) * 8));
+  return Math.min(4, threads) * Math.min(128, Math.max(32, Math.floor(tokens / 8) * 8));
 }
 
 /** @param {import('./engine.js').BlockCost[]} costs @param {keyof import('./engine.js').BlockCost} what */

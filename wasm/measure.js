@@ -8,7 +8,7 @@
 
 const BUDGET_MS = 200;
 const PREFILL_BLOCKS = 4;
-const CONTEXT = 256;
+const CONTEXT = 512; // as long as a step may be
 
 /**
  * @typedef {object} Speed  Milliseconds for each token; `perMac` for a multiply-add of block matmuls.

@@ -72,7 +72,7 @@ const keyOf = (side, { model, threads }) => `${side}|${model.index}|${threads}`;
 const caseText = ({ quantisation }, threads) => `${quantisation}, ${threads} thread${threads === 1 ? '' : 's'}`;
 
 /**
- * A turn for each side, model and number of threads.
+ * A turn for each model, side and number of threads, those that are compared near each other.
  * @template {{name: string}} S
  * @param {Setup} setup @param {S[]} sides @param {number} factor of the guess
  * @param {(side: S, where: Case, round: number) => Promise<any>} run
@@ -82,8 +82,8 @@ function turnsOf(setup, sides, factor, run, { models = setup.models, threads = s
   /** @type {Turn[]} */
   const turns = [];
   for (const model of models)
-    for (const n of threads)
-      for (const side of sides)
+    for (const side of sides)
+      for (const n of threads)
         turns.push({
           key: keyOf(side.name, { model, threads: n }),
           label: `${side.name} ${caseText(model, n)}`,

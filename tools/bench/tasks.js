@@ -20,8 +20,8 @@
  * @typedef {{bytes: number, packed_bytes: number, kv_bytes: number}} MemoryUse
  */
 import { Engine } from '../../wasm/engine.js';
+import { chunkTokens } from '../../wasm/loading.js';
 
-const CHUNK = 128; // tokens of a prefill step
 const PIECE = 1 << 20; // bytes of the file that are fed at once
 const WARM_UP = 16; // decoded tokens
 
@@ -41,14 +41,16 @@ class Bench {
     this.feedSeconds = (performance.now() - start) / 1000;
     engine.endFeed();
     this.model = engine.modelInfo();
+    const costs = Array.from({ length: this.model.blocks }, (_, block) => engine.blockCost(block));
+    this.chunk = chunkTokens(costs, engine.module.threads);
   }
 
   /** @param {number} context @param {string} [skip] */
   open(context, skip = '') {
     const mask = this.engine.parseMask(skip, this.model.layers);
     this.blocksRun = mask.blocksRun;
-    this.engine.openSession(mask, context, CHUNK);
-    return this.engine.sessionSize(mask, context, CHUNK);
+    this.engine.openSession(mask, context, this.chunk);
+    return this.engine.sessionSize(mask, context, this.chunk);
   }
 
   /** Ordinary tokens. @param {number} n */
@@ -65,7 +67,7 @@ class Bench {
    */
   run(n) {
     const tokens = this.tokens(n);
-    const blocks = Math.ceil(n / CHUNK) * (this.blocksRun ?? 0);
+    const blocks = Math.ceil(n / this.chunk) * (this.blocksRun ?? 0);
     const start = performance.now();
     this.engine.begin(tokens);
     this.engine.step(blocks); // stops in front of the head
